@@ -1,0 +1,38 @@
+# Everything that is typed often. `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt $(wildcard csrc/*)
+OUTPUT ?= runs/demo
+
+.PHONY: help install demo test check bench clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed  ## a virtual environment with rmeeto, its kernels and the tools of its tests
+
+$(VENV)/installed: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install  ## merge, re-train and measure the embedded Vision Mamba; results in runs/demo
+	$(BIN)/rmeeto demo --output $(OUTPUT) $(DEMO_FLAGS)
+
+test: install  ## all tests
+	$(BIN)/python -m pytest -q
+
+check: install  ## style, types and the storeys of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## measured speed of the kernels and of the models, as ratios to named peers
+	$(BIN)/python benchmarks/ops.py
+	$(BIN)/python benchmarks/models.py
+
+clean:  ## remove what was built here
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

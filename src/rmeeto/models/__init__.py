@@ -1,0 +1,7 @@
+"""Un-merged networks, whole without any reduction."""
+
+from rmeeto.models.configs import VimConfig
+from rmeeto.models.registry import create, names
+from rmeeto.models.vim import Vim, cast_weights
+
+__all__ = ["Vim", "VimConfig", "cast_weights", "create", "names"]

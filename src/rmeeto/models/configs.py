@@ -1,0 +1,139 @@
+"""The sizes of a Vision Mamba as one frozen value, and the named ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rmeeto.errors import SettingsError, ShapeError
+
+ClassTokenPlace = Literal["middle", "first"]
+DirectionSum = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class VimConfig:
+    """Sizes of a bidirectional Vision Mamba.
+
+    Attributes:
+        img_size: (height, width) in pixels; one integer means a square.
+        patch_size: side of a patch in pixels.
+        stride: pixels between patches; None means patch_size (no overlap).
+        in_chans: colour channels of the input.
+        num_classes: outputs of the head.
+        embed_dim: model width c.
+        depth: number of blocks.
+        expand: inner width e = expand * embed_dim.
+        state_size: numbers that the scan keeps per inner channel, s.
+        conv_width: taps of the causal convolution.
+        dt_rank: rank R of the projection to the time step; None means ceil(c / 16).
+        class_token: where the class token stands, "middle" (n_patches // 2, Vim) or "first" (VideoMamba).
+        directions: how the two directions meet, "mean" (Vim) or "sum" (VideoMamba).
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        norm_eps: epsilon of the RMS norms.
+
+    Raises:
+        SettingsError: a size is not positive, or an unknown place or direction sum.
+        ShapeError: the patches do not fill the image.
+    """
+
+    img_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    stride: int | None = None
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 24
+    expand: int = 2
+    state_size: int = 16
+    conv_width: int = 4
+    dt_rank: int | None = None
+    class_token: ClassTokenPlace = "middle"
+    directions: DirectionSum = "mean"
+    drop_path_rate: float = 0.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.img_size, int):
+            object.__setattr__(self, "img_size", (self.img_size, self.img_size))
+        object.__setattr__(self, "img_size", tuple(self.img_size))
+        for name in ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "expand", "state_size", "conv_width"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)} is not a size; give 1 or more")
+        if self.class_token not in ("middle", "first"):
+            raise SettingsError(f"class_token = {self.class_token!r} is unknown; use 'middle' or 'first'")
+        if self.directions not in ("mean", "sum"):
+            raise SettingsError(f"directions = {self.directions!r} is unknown; use 'mean' or 'sum'")
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise SettingsError(f"drop_path_rate = {self.drop_path_rate} is outside [0, 1); 0.1 is usual")
+        self._require_grid()
+
+    def _require_grid(self) -> None:
+        step = self.stride or self.patch_size
+        for side in self.img_size:
+            if side < self.patch_size or (side - self.patch_size) % step:
+                raise ShapeError(
+                    f"input size {self.img_size[0]}x{self.img_size[1]} does not fit patches of {self.patch_size} pixels "
+                    f"every {step}: each side must be {self.patch_size} plus a multiple of {step}; "
+                    f"the nearest that fits is {_fitting(side, self.patch_size, step)}"
+                )
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        step = self.stride or self.patch_size
+        height, width = ((side - self.patch_size) // step + 1 for side in self.img_size)
+        return height, width
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    @property
+    def class_place(self) -> int:
+        """Index at which the class token enters."""
+        return self.num_patches // 2 if self.class_token == "middle" else 0
+
+    @property
+    def inner_dim(self) -> int:
+        """Inner width e."""
+        return self.expand * self.embed_dim
+
+    @property
+    def time_rank(self) -> int:
+        """Rank R of the projection to the time step."""
+        return self.dt_rank or math.ceil(self.embed_dim / 16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `with_overrides` and JSON take."""
+        return {**dataclasses.asdict(self), "img_size": list(self.img_size)}
+
+
+CONFIGS: dict[str, VimConfig] = {
+    "vim_nano": VimConfig(img_size=(28, 28), patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=12),
+    "vim_tiny": VimConfig(embed_dim=192),
+    "vim_small": VimConfig(embed_dim=384),
+    "vim_base": VimConfig(embed_dim=768),
+}
+
+
+def config_of(name: str, overrides: dict[str, Any] | None = None) -> VimConfig:
+    """The named sizes, some of them replaced.
+
+    Raises:
+        SettingsError: unknown name or unknown size.
+    """
+    if name not in CONFIGS:
+        raise SettingsError(f"model {name!r} is unknown; choose one of {', '.join(sorted(CONFIGS))}")
+    known = [f.name for f in dataclasses.fields(VimConfig)]
+    if unknown := sorted(set(overrides or {}) - set(known)):
+        raise SettingsError(f"{name} has no size named {', '.join(unknown)}; known sizes: {', '.join(known)}")
+    return dataclasses.replace(CONFIGS[name], **(overrides or {}))
+
+
+def _fitting(side: int, patch: int, step: int) -> int:
+    """The nearest image side that patches fill."""
+    return patch + max(0, round((side - patch) / step)) * step

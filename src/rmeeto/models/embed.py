@@ -1,0 +1,48 @@
+"""From pixels to tokens: patches, the class token, positions."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import lecun_normal_, trunc_normal_
+from torch import Tensor, nn
+
+from rmeeto.errors import ShapeError
+from rmeeto.models.configs import VimConfig
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each to the model's width.
+
+    (b, in_chans, height, width) -> (b, n_patches, c), patches in reading order.
+    """
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        self.img_size, self.in_chans = config.img_size, config.in_chans
+        self.proj = nn.Conv2d(
+            config.in_chans, config.embed_dim, kernel_size=config.patch_size, stride=config.stride or config.patch_size
+        )
+        lecun_normal_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        expected = (self.in_chans, *self.img_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ShapeError(
+                f"images of shape {tuple(images.shape)} do not fit a model made for (b, {', '.join(map(str, expected))}); "
+                "resize the images, or create the model with img_size and in_chans of your images"
+            )
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def place_class_token(patches: Tensor, class_token: Tensor, place: int) -> Tensor:
+    """(b, n - 1, c) patches and a (1, 1, c) class token -> (b, n, c) with the class token at `place`."""
+    one = class_token.expand(patches.shape[0], -1, -1)
+    return torch.cat((patches[:, :place], one, patches[:, place:]), dim=1)
+
+
+def new_parameter(*shape: int) -> nn.Parameter:
+    """A learned token or position table, truncated normal of deviation 0.02."""
+    parameter = nn.Parameter(torch.empty(*shape))
+    trunc_normal_(parameter, std=0.02)
+    return parameter

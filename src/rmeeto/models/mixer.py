@@ -1,0 +1,96 @@
+"""The bidirectional Mamba mixer ("bimamba v2"), channel last throughout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmeeto.models.configs import VimConfig
+from rmeeto.ops import causal_conv, selective_scan
+from rmeeto.tokens import Features
+
+
+class Mixer(nn.Module):
+    """Mix tokens along the sequence, forward and backward, each direction with its own parameters.
+
+    Per direction: u' = silu(causal_conv(u)), (dt0, B, C) = W_x u', delta = W_dt dt0, y = scan(u', delta, A, B, C) * silu(z);
+    the two are averaged (Vim) or added (VideoMamba) and projected back. Parameter names are the official ones:
+    without a suffix the forward direction, with `_b` the backward one (Vim, arXiv 2401.09417, algorithm 1).
+    """
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        c, e, s, rank = config.embed_dim, config.inner_dim, config.state_size, config.time_rank
+        self.state_size, self.time_rank = s, rank
+        self.scale = 0.5 if config.directions == "mean" else 1.0
+        self.in_proj = nn.Linear(c, 2 * e, bias=False)
+        self.conv1d = nn.Conv1d(e, e, config.conv_width, groups=e)
+        self.x_proj = nn.Linear(e, rank + 2 * s, bias=False)
+        self.dt_proj = nn.Linear(rank, e)
+        self.A_log = nn.Parameter(_initial_log_rates(e, s))
+        self.D = nn.Parameter(torch.ones(e))
+        self.conv1d_b = nn.Conv1d(e, e, config.conv_width, groups=e)
+        self.x_proj_b = nn.Linear(e, rank + 2 * s, bias=False)
+        self.dt_proj_b = nn.Linear(rank, e)
+        self.A_b_log = nn.Parameter(_initial_log_rates(e, s))
+        self.D_b = nn.Parameter(torch.ones(e))
+        self.out_proj = nn.Linear(e, c, bias=False)
+        for dt_proj in (self.dt_proj, self.dt_proj_b):
+            _initialise_time_projection(dt_proj)
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(config.depth)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Features:
+        """Mix.
+
+        Args:
+            x: (b, n, c) normed tokens.
+            time: (b, n) factor on A, the time each token stands for; None means one.
+
+        Returns:
+            the mixer's output as `hidden`, and B, C and delta of both directions.
+        """
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        forward = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        backward = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        y, B, C, delta = self._scan(u, z, time, *forward, reverse=False)
+        y_b, B_b, C_b, delta_b = self._scan(u, z, time, *backward, reverse=True)
+        hidden = self.out_proj(y + y_b) * self.scale
+        return Features(hidden=hidden, B=(B, B_b), C=(C, C_b), delta=(delta, delta_b))
+
+    def _scan(
+        self,
+        u: Tensor,
+        z: Tensor,
+        time: Tensor | None,
+        conv: nn.Conv1d,
+        x_proj: nn.Linear,
+        dt_proj: nn.Linear,
+        A_log: Tensor,
+        D: Tensor,
+        *,
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One direction: (b, n, e) output, (b, n, s) B and C, (b, n, e) delta."""
+        u = causal_conv(u, conv.weight.squeeze(1), conv.bias, reverse=reverse)
+        dt, B, C = x_proj(u).split([self.time_rank, self.state_size, self.state_size], dim=-1)
+        delta = F.linear(dt, dt_proj.weight)
+        rates = -torch.exp(A_log.float())
+        y = selective_scan(u, delta, rates, B, C, D.float(), z, dt_proj.bias.float(), time, reverse=reverse)
+        return y, B, C, delta
+
+
+def _initial_log_rates(e: int, s: int) -> Tensor:
+    """(e, s) logarithms of the decay rates 1, 2, ..., s (S4D-real)."""
+    return torch.log(torch.arange(1, s + 1, dtype=torch.float32)).repeat(e, 1)
+
+
+def _initialise_time_projection(dt_proj: nn.Linear) -> None:
+    """Weights uniform in +-R^-0.5; bias so that softplus(bias) is log-uniform in 0.001..0.1."""
+    nn.init.uniform_(dt_proj.weight, -(dt_proj.in_features**-0.5), dt_proj.in_features**-0.5)
+    steps = torch.exp(torch.empty(dt_proj.out_features).uniform_(math.log(0.001), math.log(0.1)))
+    with torch.no_grad():
+        dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))

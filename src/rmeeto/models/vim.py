@@ -1,0 +1,106 @@
+"""Vision Mamba (Vim, arXiv 2401.09417) as a configuration of parts; state-dict names are the official ones."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from rmeeto.errors import SettingsError
+from rmeeto.models import stack
+from rmeeto.models.configs import VimConfig
+from rmeeto.models.embed import PatchEmbed, new_parameter, place_class_token
+from rmeeto.tokens import Tokens
+
+# Parameters that weight decay would pull away from what they mean.
+_UNDECAYED = ("A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed")
+
+
+class Vim(nn.Module):
+    """A bidirectional Vision Mamba that returns logits, always.
+
+    `slots` holds one module after each block, `nn.Identity` at first; `rmeeto.attach` puts reducers there.
+
+    Args:
+        config: the sizes.
+    """
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_token = new_parameter(1, 1, config.embed_dim)
+        self.pos_embed = new_parameter(1, config.num_patches + 1, config.embed_dim)
+        self.patch_embed = PatchEmbed(config)
+        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        self.layers = nn.ModuleList(stack.Block(config, rate) for rate in rates)
+        self.slots = nn.ModuleList(nn.Identity() for _ in rates)
+        self.norm_f = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.head = nn.Linear(config.embed_dim, config.num_classes)
+        trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the first block, the class token included."""
+        return self.config.num_patches + 1
+
+    @property
+    def num_protected(self) -> int:
+        """Tokens that no reducer may touch: the class token."""
+        return 1
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return self.config.grid_size
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        return self.config.num_classes
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone."""
+        return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in _UNDECAYED}
+
+    def embed(self, images: Tensor) -> Tokens:
+        """(b, in_chans, height, width) images -> tokens with class token and positions."""
+        place = self.config.class_place
+        x = place_class_token(self.patch_embed(images), self.cls_token, place) + self.pos_embed
+        return Tokens(x=x, places=torch.full((x.shape[0], 1), place, device=x.device))
+
+    def forward_tokens(self, images: Tensor) -> Tokens:
+        """Tokens after the last block and its slot, before the final norm."""
+        return stack.run(self.embed(images), self.layers, self.slots)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(b, in_chans, height, width) images -> (b, m, c) normed tokens that are left."""
+        return self.norm_f(self.forward_tokens(images).x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, in_chans, height, width) normalised images -> (b, num_classes) logits.
+
+        Raises:
+            ShapeError: the images have another size than the model was made for.
+        """
+        tokens = self.forward_tokens(images)
+        at = tokens.places[:, :1, None].expand(-1, -1, tokens.x.shape[-1])
+        # Only the class token's row is normed: a norm acts on each token alone.
+        return self.head(self.norm_f(tokens.x.gather(1, at).squeeze(1)))
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast floating-point weights in place, all but A_log, D and the time bias, which a scan needs in float32.
+
+    Raises:
+        SettingsError: `dtype` is not a floating-point type.
+    """
+    if not dtype.is_floating_point:
+        raise SettingsError(f"{dtype} is not a floating-point type; use torch.float32 or torch.bfloat16")
+    for name, parameter in model.named_parameters():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in ("A_log", "A_b_log", "D", "D_b") or name.endswith(("dt_proj.bias", "dt_proj_b.bias")):
+            continue
+        parameter.data = parameter.data.to(dtype)
+    return model

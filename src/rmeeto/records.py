@@ -1,0 +1,227 @@
+"""Results as frozen values that any program can read: JSON in and out, no torch.
+
+Every record knows its `kind`, so that a folder of JSON files tells what it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from rmeeto.errors import OutputError, RmeetoError
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all results: an interface, never made itself."""
+
+    kind: ClassVar[str] = "record"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, with the record's kind first."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls: type[R], values: dict[str, Any]) -> R:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            RmeetoError: another kind, an unknown key or a missing one.
+        """
+        values = dict(values)
+        kind = values.pop("kind", cls.kind)
+        if kind != cls.kind:
+            raise RmeetoError(f"this is a record of kind {kind!r}, not {cls.kind!r}; read it as what it is")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise RmeetoError(f"unknown keys {unknown} in a record of kind {cls.kind!r}; known: {sorted(known)}")
+        try:
+            return cls(**{key: _frozen(value) for key, value in values.items()})
+        except TypeError as error:
+            raise RmeetoError(f"a record of kind {cls.kind!r} is incomplete: {error}") from None
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """Read from a JSON file."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Accuracy(Record):
+    """How often a model is right.
+
+    Attributes:
+        top1, top5: percent of `images`.
+        loss: mean cross entropy in nats.
+        images: number of images.
+        seconds: wall time, data included.
+    """
+
+    kind: ClassVar[str] = "accuracy"
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cost(Record):
+    """Cost of one forward pass of one image.
+
+    Attributes:
+        gflops: 10^9 operations.
+        convention: how they were counted, in words; numbers of two conventions do not compare.
+        by_operator: 10^9 operations per operator, largest first; empty for a formula.
+    """
+
+    kind: ClassVar[str] = "cost"
+    gflops: float
+    convention: str
+    by_operator: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Speed(Record):
+    """Measured throughput of one model.
+
+    Attributes:
+        images_per_second: median over the repeats.
+        low, high: 10th and 90th percentile.
+        seconds: every repeat's wall time for one batch.
+        batch, threads, warmup, device, dtype: the setting.
+        peer: the model it was measured in turn with, and `ratio`: this one's speed over the peer's,
+            the median of the ratios of neighbouring runs; `ratio_low`, `ratio_high` their 10th and 90th percentile.
+    """
+
+    kind: ClassVar[str] = "speed"
+    images_per_second: float
+    low: float
+    high: float
+    seconds: tuple[float, ...]
+    batch: int
+    threads: int
+    warmup: int
+    device: str
+    dtype: str
+    peer: str | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Epoch(Record):
+    """One epoch of training as it went."""
+
+    kind: ClassVar[str] = "epoch"
+    epoch: int
+    steps: int
+    loss: float
+    lr: float
+    images_per_second: float
+    seconds: float
+    top1: float | None = None
+    top5: float | None = None
+    ema_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Run(Record):
+    """A whole training run.
+
+    Attributes:
+        verb: "pretrain" or "retrain".
+        epochs: one `Epoch` as a dictionary each.
+        best_epoch, best_top1: where validation was best.
+        recipe: the recipe as plain values.
+        seconds: wall time of training steps and checkpoints, validation included.
+        images: training images seen.
+        environment: `environment()` of the machine.
+    """
+
+    kind: ClassVar[str] = "run"
+    verb: str
+    epochs: tuple[dict[str, Any], ...]
+    best_epoch: int | None
+    best_top1: float | None
+    recipe: dict[str, Any]
+    seconds: float
+    images: int
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MergedImage(Record):
+    """Which tokens of one image became one.
+
+    Attributes:
+        grid: (rows, columns) of patches.
+        groups: per patch in reading order, the final token it belongs to; -1 if it was pruned.
+        protected: final places of the protected tokens (class token first).
+        tokens: tokens left at the end, protected ones included.
+        label, predicted: class names, where known.
+    """
+
+    kind: ClassVar[str] = "merged_image"
+    grid: tuple[int, int]
+    groups: tuple[int, ...]
+    protected: tuple[int, ...]
+    tokens: int
+    label: str | None = None
+    predicted: str | None = None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON beside its place and move it there, so that a full disk leaves no half file."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    name: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as error:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or name another folder with --output"
+        ) from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON become tuples, as the records hold them."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

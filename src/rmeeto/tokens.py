@@ -1,0 +1,170 @@
+"""The load that travels from block to block, and the map that says which tokens became one.
+
+Letters: b batch, n tokens, m tokens after a merge, c model width, e inner width, s state size, k protected tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from rmeeto.errors import SettingsError, ShapeError
+
+MergeMode = Literal["sum", "mean", "amax", "amin", "prune"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the last mixer computed, by name; a view of tensors that exist anyway.
+
+    Attributes:
+        hidden: (b, n, c) the mixer's output before drop-path and residual sum (the paper's X).
+        B: per direction (b, n, s) input matrices of the scan.
+        C: per direction (b, n, s) output matrices of the scan.
+        delta: per direction (b, n, e) time steps before bias and softplus.
+    """
+
+    hidden: Tensor
+    B: tuple[Tensor, ...] = ()
+    C: tuple[Tensor, ...] = ()
+    delta: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The residual stream and what is known about each token.
+
+    Attributes:
+        x: (b, n, c) the residual stream, the last block's output already added.
+        places: (b, k) int64, where the protected tokens stand; column 0 is the class token.
+        size: (b, n) float32, how many input tokens each token stands for; None means one each.
+        time: (b, n) float32, the factor on A in the scan; None means one each.
+        features: what the last mixer computed; None before the first block.
+    """
+
+    x: Tensor
+    places: Tensor
+    size: Tensor | None = None
+    time: Tensor | None = None
+    features: Features | None = None
+
+    def sizes(self) -> Tensor:
+        """(b, n) float32 sizes, ones where none are kept."""
+        if self.size is not None:
+            return self.size
+        return torch.ones(self.x.shape[:2], dtype=torch.float32, device=self.x.device)
+
+
+@runtime_checkable
+class Slotted(Protocol):
+    """A model with a slot after each block: what reduction needs to know of a model."""
+
+    slots: nn.ModuleList
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the first block, protected ones included."""
+
+    @property
+    def num_protected(self) -> int:
+        """Tokens that no reducer may touch (class token, registers)."""
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """For each old token, the new token it becomes.
+
+    Attributes:
+        index: (b, n) int64 in [0, m).
+        length: m, the number of new tokens; each has at least one old token.
+        kept: (b, n) bool, False for tokens that weigh nothing (pruned); None means all weigh.
+    """
+
+    index: Tensor
+    length: int
+    kept: Tensor | None = None
+
+    @classmethod
+    def identity(cls, batch: int, tokens: int, device: torch.device | None = None) -> TokenMap:
+        """The map that changes nothing."""
+        return cls(torch.arange(tokens, device=device).expand(batch, tokens), tokens)
+
+    def merge(self, x: Tensor, size: Tensor, mode: MergeMode = "sum") -> tuple[Tensor, Tensor]:
+        """Make each group of tokens one token.
+
+        Args:
+            x: (b, n, d) values, any floating dtype; sums are carried in float32 (float64 for float64).
+            size: (b, n) size of each token.
+            mode: "sum" is the size-weighted mean, whose sizes add up (method of the paper); "mean", "amax"
+                and "amin" ignore the sizes and reset them to 1, "prune" keeps only what weighs.
+
+        Returns:
+            (b, m, d) merged values in the dtype of `x`, (b, m) new sizes.
+
+        Raises:
+            ShapeError: `x` or `size` does not have the map's (b, n).
+            SettingsError: unknown mode.
+        """
+        if x.shape[:2] != self.index.shape or size.shape != self.index.shape:
+            raise ShapeError(
+                f"values {tuple(x.shape)} and sizes {tuple(size.shape)} do not fit a map of {tuple(self.index.shape)} "
+                "tokens; merge the tensor that the map was made for"
+            )
+        if mode == "sum":
+            return self._weighted(x, self._weights(size))
+        if mode == "prune":
+            return self._weighted(x, self._weights(size), sizes_add=True)
+        if mode == "mean":
+            return self._weighted(x, self._weights(torch.ones_like(size)), sizes_add=False)
+        if mode in ("amax", "amin"):
+            return self._extreme(x, size, mode)
+        raise SettingsError(f"merge mode {mode!r} is unknown; use sum, mean, amax, amin or prune")
+
+    def unmerge(self, x: Tensor) -> Tensor:
+        """(b, m, d) -> (b, n, d): every old token gets the value of its group."""
+        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+    def move(self, places: Tensor) -> Tensor:
+        """(b, k) places among the old tokens -> (b, k) places among the new ones."""
+        return self.index.gather(1, places)
+
+    def then(self, later: TokenMap) -> TokenMap:
+        """This map followed by `later`, as one map."""
+        if later.index.shape[1] != self.length:
+            raise ShapeError(f"a map of {later.index.shape[1]} tokens cannot follow one that leaves {self.length}")
+        kept = self.kept
+        if later.kept is not None:
+            still = later.kept.gather(1, self.index)
+            kept = still if kept is None else kept & still
+        return TokenMap(later.index.gather(1, self.index), later.length, kept)
+
+    def counts(self) -> Tensor:
+        """(b, m) float32, the number of old tokens that weigh in each new one."""
+        return self._add(self._weights(torch.ones_like(self.index, dtype=torch.float32)).unsqueeze(-1)).squeeze(-1)
+
+    def _weights(self, size: Tensor) -> Tensor:
+        return size if self.kept is None else size * self.kept
+
+    def _add(self, values: Tensor) -> Tensor:
+        out = values.new_zeros(values.shape[0], self.length, values.shape[2])
+        return out.scatter_add(1, self.index.unsqueeze(-1).expand_as(values), values)
+
+    def _weighted(self, x: Tensor, weights: Tensor, *, sizes_add: bool = True) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = weights.to(wide)
+        totals = self._add(weights.unsqueeze(-1))
+        merged = self._add(x.to(wide) * weights.unsqueeze(-1)) / totals
+        size = totals.squeeze(-1) if sizes_add else torch.ones_like(totals.squeeze(-1))
+        return merged.to(x.dtype), size
+
+    def _extreme(self, x: Tensor, size: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+        bound = float("-inf") if mode == "amax" else float("inf")
+        if self.kept is not None:
+            x = x.masked_fill(~self.kept.unsqueeze(-1), bound)
+        out = x.new_full((x.shape[0], self.length, x.shape[2]), bound)
+        index = self.index.unsqueeze(-1).expand_as(x)
+        merged = out.scatter_reduce(1, index, x, reduce=mode, include_self=True)
+        return merged, size.new_ones(x.shape[0], self.length)
