@@ -1,0 +1,155 @@
+// Depthwise causal convolution with its bias and SiLU, one pass over memory.
+#pragma once
+#include "scan.h"
+
+namespace {
+
+constexpr int64_t kConvTokens = 32;     // tokens of one forward task
+constexpr int64_t kConvChannels = 32;   // channels of one backward task
+constexpr int64_t kMaxTaps = 8;
+
+// weight (channels, taps) as [channel block][taps][lanes], newest token first; the last row holds the bias.
+inline void arrange_weight(const float *weight, const float *bias, int64_t channels, int64_t taps, V *out) {
+    float *lanes = reinterpret_cast<float *>(out);
+    const int64_t padded = ceil_div(channels, kLanes) * kLanes;
+    for (int64_t c = 0; c < padded; ++c) {
+        float *block = lanes + c / kLanes * (taps + 1) * kLanes + c % kLanes;
+        for (int64_t j = 0; j < taps; ++j) block[j * kLanes] = c < channels ? weight[c * taps + taps - 1 - j] : 0.0f;
+        block[taps * kLanes] = c < channels && bias ? bias[c] : 0.0f;
+    }
+}
+
+template <int K>
+inline void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin, const V *weight) {
+    const Walk<const float> x(c.x, batch, c.tokens, c.reverse);
+    const Walk<float> y(c.y, batch, c.tokens, c.reverse);
+    const int64_t end = smaller(c.tokens, begin + kConvTokens);
+    for (int64_t l = begin; l < end; ++l) {
+        const V *w = weight;
+        const int64_t taps = smaller(K, l + 1);
+        for (int64_t channel = 0; channel < c.channels; channel += kLanes, w += K + 1) {
+            const int64_t count = c.channels - channel;
+            V sum = w[K];
+            if (taps == K && count >= kLanes) {
+                RMEETO_UNROLL
+                for (int j = 0; j < K; ++j) sum += w[j] * load(x.at(l - j) + channel);
+            } else {
+                for (int64_t j = 0; j < taps; ++j) sum += w[j] * load(x.at(l - j) + channel, count);
+            }
+            store(y.at(l) + channel, sum / (1.0f + expv(-sum)), count);
+        }
+    }
+}
+
+template <int K>
+int conv_forward_taps(const ConvForward &c) {
+    const int64_t blocks = ceil_div(c.tokens, kConvTokens), tasks = c.batch * blocks;
+    Scratch scratch(ceil_div(c.channels, kLanes) * (K + 1) * int64_t(sizeof(V)));
+    if (!scratch.block) return 1;
+    V *weight = scratch.vectors(0);
+    arrange_weight(c.weight, c.bias, c.channels, K, weight);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads < tasks ? c.threads : tasks)) \
+    if (c.threads > 1 && tasks > 1)
+    for (int64_t task = 0; task < tasks; ++task)
+        conv_forward_task<K>(c, task / blocks, task % blocks * kConvTokens, weight);
+    return 0;
+}
+
+// Sums over the tokens of one batch row, (taps + 1) vectors: the gradients of the weight, newest first, and the bias.
+template <int K>
+RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, int64_t channel, const V *w, V *sums) {
+    const Walk<const float> x(c.x, batch, c.tokens, c.reverse), dy(c.dy, batch, c.tokens, c.reverse);
+    const Walk<float> dx(rows(c.dx, c.tokens, c.channels), batch, c.tokens, c.reverse);
+    const int64_t count = c.channels - channel;
+    V seen[K] = {}, gradient[K] = {}, total[K + 1] = {};
+    for (int64_t l = 0; l < c.tokens + K - 1; ++l) {
+        RMEETO_UNROLL
+        for (int j = K - 1; j > 0; --j) {
+            seen[j] = seen[j - 1];
+            gradient[j] = gradient[j - 1];
+        }
+        gradient[0] = V{};
+        if (l < c.tokens) {
+            seen[0] = load(x.at(l) + channel, count);
+            V sum = w[K];
+            RMEETO_UNROLL
+            for (int j = 0; j < K; ++j) sum += w[j] * seen[j];
+            const V s = sigmoid(sum);
+            const V g = load(dy.at(l) + channel, count) * (s * (1.0f + sum * (1.0f - s)));
+            gradient[0] = g;
+            RMEETO_UNROLL
+            for (int j = 0; j < K; ++j) total[j] += l >= j ? g * seen[j] : V{};
+            total[K] += g;
+        }
+        if (c.dx && l >= K - 1) {
+            V sum = {};
+            RMEETO_UNROLL
+            for (int j = 0; j < K; ++j) sum += w[j] * gradient[K - 1 - j];
+            store(dx.at(l - K + 1) + channel, sum, count);
+        }
+    }
+    RMEETO_UNROLL
+    for (int j = 0; j <= K; ++j) sums[j] = total[j];
+}
+
+template <int K>
+inline void conv_add_sums(const ConvBackward &c, const V *sums, int64_t blocks) {
+    const float *lanes = reinterpret_cast<const float *>(sums);
+    for (int64_t channel = 0; channel < c.channels; ++channel)
+        for (int64_t j = 0; j <= K; ++j) {
+            float total = 0;
+            for (int64_t b = 0; b < c.batch; ++b)
+                total += lanes[((b * blocks + channel / kLanes) * (K + 1) + j) * kLanes + channel % kLanes];
+            if (j < K && c.dweight) c.dweight[channel * K + K - 1 - j] = total;
+            if (j == K && c.dbias) c.dbias[channel] = total;
+        }
+}
+
+template <int K>
+int conv_backward_taps(const ConvBackward &c) {
+    const int64_t blocks = ceil_div(c.channels, kLanes), groups = ceil_div(c.channels, kConvChannels);
+    const int64_t tasks = c.batch * groups, size = blocks * (K + 1);
+    Scratch scratch((1 + c.batch) * size * int64_t(sizeof(V)) + 64);
+    if (!scratch.block) return 1;
+    V *weight = scratch.vectors(size), *sums = scratch.vectors(c.batch * size);
+    arrange_weight(c.weight, c.bias, c.channels, K, weight);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads < tasks ? c.threads : tasks)) \
+    if (c.threads > 1 && tasks > 1)
+    for (int64_t task = 0; task < tasks; ++task) {
+        const int64_t batch = task / groups, begin = task % groups * kConvChannels;
+        for (int64_t channel = begin; channel < smaller(c.channels, begin + kConvChannels); channel += kLanes) {
+            const int64_t place = channel / kLanes * (K + 1);
+            conv_backward_vector<K>(c, batch, channel, weight + place, sums + batch * size + place);
+        }
+    }
+    conv_add_sums<K>(c, sums, blocks);
+    return 0;
+}
+
+template <template <int> class Run, class Call>
+int by_taps(const Call &c) {
+    switch (c.taps) {
+        case 1: return Run<1>::run(c);
+        case 2: return Run<2>::run(c);
+        case 3: return Run<3>::run(c);
+        case 4: return Run<4>::run(c);
+        case 5: return Run<5>::run(c);
+        case 6: return Run<6>::run(c);
+        case 7: return Run<7>::run(c);
+        default: return Run<kMaxTaps>::run(c);
+    }
+}
+
+template <int K>
+struct ConvForwardRun {
+    static int run(const ConvForward &c) { return conv_forward_taps<K>(c); }
+};
+template <int K>
+struct ConvBackwardRun {
+    static int run(const ConvBackward &c) { return conv_backward_taps<K>(c); }
+};
+
+int conv_forward(const ConvForward &c) { return by_taps<ConvForwardRun>(c); }
+int conv_backward(const ConvBackward &c) { return by_taps<ConvBackwardRun>(c); }
+
+}  // namespace

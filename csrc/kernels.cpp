@@ -1,0 +1,30 @@
+// Compiled once per instruction set, with RMEETO_ISA naming the table of functions and RMEETO_ISA_NAME its words.
+#include "conv.h"
+#include "scan_backward.h"
+
+#ifndef RMEETO_ISA
+#error "RMEETO_ISA names the instruction set, see CMakeLists.txt"
+#endif
+
+namespace {
+
+template <V (*F)(V)>
+void map_with(int64_t count, const float *x, float *y) {
+    for (int64_t i = 0; i < count; i += kLanes) store(y + i, F(load(x + i, count - i)), count - i);
+}
+
+void map(int64_t function, int64_t count, const float *x, float *y) {
+    switch (function) {
+        case 0: return map_with<exp2v>(count, x, y);
+        case 1: return map_with<expv>(count, x, y);
+        case 2: return map_with<softplus>(count, x, y);
+        default: return map_with<sigmoid>(count, x, y);
+    }
+}
+
+}  // namespace
+
+namespace rmeeto {
+extern const Kernels RMEETO_ISA;
+const Kernels RMEETO_ISA = {RMEETO_ISA_NAME, scan_forward, scan_backward, conv_forward, conv_backward, map};
+}  // namespace rmeeto

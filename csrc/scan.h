@@ -1,0 +1,163 @@
+// The selective scan, forward and backward. One task is one batch row and one group of channels; states stay in
+// registers, eight at a time, while a chunk of tokens goes by.
+#pragma once
+#include "rmeeto.h"
+#include "simd.h"
+
+namespace {
+
+using namespace rmeeto;
+
+// A row-major tensor seen in the order of the scan: reversing costs a negative stride and nothing else.
+template <class T>
+struct Walk {
+    T *data;
+    int64_t stride;
+    Walk(const Rows<T> &rows, int64_t batch, int64_t tokens, int64_t reverse)
+        : data(rows.data ? rows.data + batch * rows.batch_stride : nullptr), stride(rows.token_stride) {
+        if (data && reverse) {
+            data += (tokens - 1) * stride;
+            stride = -stride;
+        }
+    }
+    T *at(int64_t token) const { return data + token * stride; }
+};
+
+inline Out rows(float *data, int64_t tokens, int64_t width) { return Out{data, tokens * width, width}; }
+
+// A (channels, state) as vectors over channels, [state][lanes], times `scale`.
+inline void transpose_A(const float *A, int64_t state, int64_t count, float scale, V *out) {
+    float *lanes = reinterpret_cast<float *>(out);
+    for (int64_t i = 0; i < kLanes; ++i)
+        for (int64_t k = 0; k < state; ++k) lanes[k * kLanes + i] = i < count ? A[i * state + k] * scale : 0.0f;
+}
+
+// What the recurrence reads for one chunk of tokens and one vector of channels.
+struct ScanInputs {
+    V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
+};
+
+struct ScanWalks {
+    Walk<const float> u, delta, B, C, z, time;
+    template <class Call>
+    ScanWalks(const Call &c, int64_t batch)
+        : u(c.u, batch, c.tokens, c.reverse), delta(c.delta, batch, c.tokens, c.reverse),
+          B(c.B, batch, c.tokens, c.reverse), C(c.C, batch, c.tokens, c.reverse), z(c.z, batch, c.tokens, c.reverse),
+          time(c.time, batch, c.tokens, c.reverse) {}
+};
+
+template <class Call>
+inline void read_inputs(const Call &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
+                        ScanInputs &in) {
+    const int64_t count = c.channels - channel;
+    const V bias = c.bias ? load(c.bias + channel, count) : V{};
+    for (int64_t t = 0; t < length; ++t) {
+        const V raw = load(w.delta.at(first + t) + channel, count) + bias;
+        in.delta[t] = c.softplus ? softplus(raw) : raw;
+        in.u[t] = load(w.u.at(first + t) + channel, count);
+        in.drive[t] = in.delta[t] * in.u[t];
+        in.step[t] = w.time.data ? in.delta[t] * *w.time.at(first + t) : in.delta[t];
+    }
+}
+
+// S states of one vector of channels over one chunk: h = 2^(step A) h + drive B; y += C h.
+template <int S>
+RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A, const float *B, int64_t B_stride,
+                                const float *C, int64_t C_stride, V *h, V *y) {
+    V state[S];
+    RMEETO_UNROLL
+    for (int k = 0; k < S; ++k) state[k] = h[k];
+    for (int64_t t = 0; t < length; ++t, B += B_stride, C += C_stride) {
+        const V step = in.step[t], drive = in.drive[t];
+        V even = y[t], odd = {};
+        RMEETO_UNROLL
+        for (int k = 0; k < S; ++k) {
+            state[k] = exp2v(step * A[k]) * state[k] + drive * B[k];
+            (k % 2 ? odd : even) += state[k] * C[k];
+        }
+        y[t] = even + odd;
+    }
+    RMEETO_UNROLL
+    for (int k = 0; k < S; ++k) h[k] = state[k];
+}
+
+inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t first, int64_t length, int64_t state,
+                           const V *A, V *h, V *y) {
+    const float *B = w.B.at(first), *C = w.C.at(first);
+    int64_t k = 0;
+    for (; k + 8 <= state; k += 8)
+        forward_tile<8>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+    for (; k + 4 <= state; k += 4)
+        forward_tile<4>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+    for (; k < state; ++k)
+        forward_tile<1>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+}
+
+constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads
+constexpr int64_t kBackwardGroup = 64;  // larger: dB and dC are summed over it before they leave the core
+
+// Chunk-start states, (batch, chunks, state, padded channels).
+template <class T>
+inline T *kept_states(T *states, int64_t batch, int64_t chunks, int64_t chunk, int64_t state, int64_t channels,
+                      int64_t channel) {
+    const int64_t padded = ceil_div(channels, kChannelPad) * kChannelPad;
+    return states + ((batch * chunks + chunk) * state) * padded + channel;
+}
+
+inline void forward_task(const ScanForward &c, int64_t batch, int64_t channel_begin, V *scratch) {
+    const int64_t channel_end = smaller(c.channels, channel_begin + kForwardGroup);
+    const int64_t vectors = ceil_div(channel_end - channel_begin, kLanes);
+    const int64_t chunks = ceil_div(c.tokens, kChunk), padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
+    V *A = scratch, *h = scratch + vectors * c.state;
+    for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t channel = channel_begin + v * kLanes;
+        transpose_A(c.A + channel * c.state, c.state, c.channels - channel, kLog2e, A + v * c.state);
+    }
+    memset(h, 0, vectors * c.state * sizeof(V));
+    const ScanWalks w(c, batch);
+    const Walk<float> out(c.y, batch, c.tokens, c.reverse);
+    ScanInputs in;
+    V y[kChunk];
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t first = chunk * kChunk, length = smaller(kChunk, c.tokens - first);
+        for (int64_t v = 0; v < vectors; ++v) {
+            const int64_t channel = channel_begin + v * kLanes, count = c.channels - channel;
+            V *state = h + v * c.state;
+            if (c.states) {
+                float *kept = kept_states(c.states, batch, chunks, chunk, c.state, c.channels, channel);
+                for (int64_t k = 0; k < c.state; ++k) store(kept + k * padded, state[k]);
+            }
+            read_inputs(c, w, first, length, channel, in);
+            const V skip = c.D ? load(c.D + channel, count) : V{};
+            for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
+            forward_states(in, w, first, length, c.state, A + v * c.state, state, y);
+            for (int64_t t = 0; t < length; ++t) {
+                if (c.z.data) {
+                    const V z = load(w.z.at(first + t) + channel, count);
+                    y[t] *= z / (1.0f + expv(-z));
+                }
+                store(out.at(first + t) + channel, y[t], count);
+            }
+        }
+    }
+}
+
+int scan_forward(const ScanForward &c) {
+    const int64_t groups = ceil_div(c.channels, kForwardGroup), tasks = c.batch * groups;
+    int failed = 0;
+#pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
+    {
+        Scratch scratch(2 * (kForwardGroup / kLanes) * c.state * sizeof(V) + 64);
+        if (!scratch.block) {
+#pragma omp atomic write
+            failed = 1;
+        }
+        V *buffer = scratch.vectors(0);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < tasks; ++task)
+            if (scratch.block) forward_task(c, task / groups, task % groups * kForwardGroup, buffer);
+    }
+    return failed;
+}
+
+}  // namespace

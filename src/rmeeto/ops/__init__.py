@@ -1,0 +1,21 @@
+"""The operators of a Vision Mamba: selective scan and causal convolution, each behind one face.
+
+Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel. The native form
+is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
+"""
+
+from rmeeto.ops._library import NativeInfo, native_info
+from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
+from rmeeto.ops.causal_conv import causal_conv
+from rmeeto.ops.selective_scan import selective_scan
+
+__all__ = [
+    "BackendReport",
+    "NativeInfo",
+    "SlowPathWarning",
+    "causal_conv",
+    "native_info",
+    "report",
+    "selective_scan",
+    "use_backend",
+]

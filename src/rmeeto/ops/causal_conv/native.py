@@ -1,0 +1,103 @@
+"""The causal convolution as the torch ops `rmeeto::causal_conv` and `rmeeto::causal_conv_backward`."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops._library import call
+from rmeeto.ops._tensors import LIBRARY, address, dense, rows, walk
+from rmeeto.ops.causal_conv import cost
+
+_FORWARD = struct.Struct("=14q")  # ConvForward of csrc/rmeeto.h: 6 sizes, x, weight, bias, y
+_BACKWARD = struct.Struct("=17q")  # ConvBackward: the same inputs, dy, three gradients
+
+LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
+LIBRARY.define(
+    "causal_conv_backward(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool reverse, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _pack_inputs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool  # noqa: FBT001
+) -> tuple[list[Any], tuple[int, ...]]:
+    """The inputs as the kernel wants them (to be kept alive during the call), and their fields."""
+    held = [rows(x), dense(weight), dense(bias)]
+    sizes = (*x.shape, weight.shape[1], torch.get_num_threads(), int(reverse))
+    return held, (*sizes, *walk(held[0]), address(held[1]), address(held[2]))
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: FBT001
+    y = torch.empty(x.shape, dtype=torch.float32)
+    if y.numel():
+        _held, fields = _pack_inputs(x, weight, bias, reverse)
+        call("rmeeto_conv_forward", _FORWARD, (*fields, *walk(y)))
+    return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reverse: bool,  # noqa: FBT001
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    inputs = (x, weight, bias)
+    gradients = [
+        torch.empty(t.shape, dtype=torch.float32) if t is not None and need else None
+        for t, need in zip(inputs, needs, strict=True)
+    ]
+    if dy.numel():
+        _held, fields = _pack_inputs(x, weight, bias, reverse)
+        dy = rows(dy)  # type: ignore[assignment]
+        call("rmeeto_conv_backward", _BACKWARD, (*fields, *walk(dy), *[address(g) for g in gradients]))
+    else:
+        gradients = [None if g is None else g.zero_() for g in gradients]
+    return tuple(
+        torch.empty(0) if t is None or g is None else (g if t.dtype is torch.float32 else g.to(t.dtype))
+        for t, g in zip(inputs, gradients, strict=True)
+    )
+
+
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: ARG001, FBT001
+    return x.new_empty(x.shape)
+
+
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reverse: bool,  # noqa: ARG001, FBT001
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    return tuple(
+        t.new_empty(t.shape) if t is not None and need else dy.new_empty(0, dtype=torch.float32)
+        for t, need in zip((x, weight, bias), needs, strict=True)
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs[:3])
+    ctx.reverse = inputs[3]
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    needs = [bool(need) for need in ctx.needs_input_grad[:3]]
+    gradients = torch.ops.rmeeto.causal_conv_backward(dy, *ctx.saved_tensors, ctx.reverse, needs)
+    return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
+
+
+LIBRARY.impl("causal_conv", _forward, "CPU")
+LIBRARY.impl("causal_conv_backward", _backward, "CPU")
+torch.library.register_fake("rmeeto::causal_conv", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("rmeeto::causal_conv_backward", _backward_fake, lib=LIBRARY)
+torch.library.register_autograd("rmeeto::causal_conv", _differentiate, setup_context=_save, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.causal_conv)(cost.forward_formula)
+register_flop_formula(torch.ops.rmeeto.causal_conv_backward)(cost.backward_formula)
