@@ -56,16 +56,42 @@ class Schedule:
         return cls(tuple(r if merges else 0 for merges in _merging(depth, every, phase)))
 
     @classmethod
-    def ending_at(cls, final: int, tokens: int, depth: int, *, every: int = 2, phase: Phase = "even") -> Schedule:
-        """As equal removals as integers allow, so that `final` of `tokens` tokens remain."""
-        merges = _merging(depth, every, phase)
-        leaving, count = tokens - final, sum(merges)
-        if not 1 <= final <= tokens:
-            raise ScheduleError(f"final length {final} is outside 1..{tokens}, the tokens of this model; choose within")
-        if count == 0 and leaving:
-            raise ScheduleError(f"no merge happens in {depth} blocks with every={every}; choose a smaller `every`")
-        shares = iter(leaving * (i + 1) // count - leaving * i // count for i in range(count)[::-1])
-        return cls(tuple(next(shares) if here else 0 for here in merges))
+    def ending_at(
+        cls, final: int, tokens: int, depth: int, *, every: int = 2, phase: Phase = "even", protected: int = 1
+    ) -> Schedule:
+        """As equal removals as integers and the halving limit allow, larger ones first, so that `final` tokens remain.
+
+        Args:
+            final: tokens left after the last block, protected ones included.
+            tokens: tokens that enter the first block.
+            depth, every, phase: where merges stand, as in `constant`.
+            protected: tokens that never leave.
+
+        Raises:
+            ScheduleError: `final` cannot be reached, because it is more than there are or the merges are too few.
+        """
+        if not protected <= final <= tokens:
+            raise ScheduleError(
+                f"final length {final} is outside {protected}..{tokens}, the tokens of this model; choose within"
+            )
+
+        def at_most(r: int) -> Schedule:
+            return cls.constant(r, depth, every=every, phase=phase)
+
+        least = at_most(tokens).final_length(tokens, protected=protected)
+        if final < least:
+            raise ScheduleError(
+                f"final length {final} cannot be reached: {at_most(1).merges} merges in {depth} blocks, each taking at "
+                f"most half, leave {least} tokens; ask for {least} or more, or merge in more places"
+            )
+        r = next(r for r in range(tokens) if at_most(r).final_length(tokens, protected=protected) <= final)
+        removals = list(at_most(r).clamped(tokens, protected=protected).removals)
+        # The smallest r that suffices takes fewer tokens too many than there are merges: the last ones take one less.
+        excess = final - (tokens - sum(removals))
+        used = [block for block, removal in enumerate(removals) if removal]
+        for block in used[len(used) - excess :]:
+            removals[block] -= 1
+        return cls(tuple(removals))
 
     @property
     def depth(self) -> int:
@@ -92,10 +118,14 @@ class Schedule:
             n -= removable(n, removal, protected)
         return tuple(lengths)
 
+    def clamped(self, tokens: int, *, protected: int = 1) -> Schedule:
+        """The removals that really happen: each wish cut to what one merge can take there."""
+        lengths = self.lengths(tokens, protected=protected)
+        return Schedule(tuple(removable(n, r, protected) for n, r in zip(lengths, self.removals, strict=True)))
+
     def final_length(self, tokens: int, *, protected: int = 1) -> int:
         """Tokens left after the last block and its removal."""
-        last = self.lengths(tokens, protected=protected)[-1]
-        return last - removable(last, self.removals[-1], protected)
+        return tokens - sum(self.clamped(tokens, protected=protected).removals)
 
     def reduction(self, tokens: int, *, protected: int = 1) -> float:
         """Share of the token-layers that are gone: 1 - mean(n_i) / n_0."""
@@ -109,7 +139,9 @@ class Schedule:
         """
         if self.depth != depth:
             raise ScheduleError(f"the schedule has {self.depth} entries for a model of {depth} blocks; give {depth}")
-        for block, (n, removal) in enumerate(zip(self.lengths(tokens, protected=protected), self.removals, strict=True)):
+        for block, (n, removal) in enumerate(
+            zip(self.lengths(tokens, protected=protected), self.removals, strict=True)
+        ):
             most = max(0, (n - protected) // 2)
             if removal > most:
                 raise ScheduleError(

@@ -102,7 +102,7 @@ class TokenMap:
                 and "amin" ignore the sizes and reset them to 1, "prune" keeps only what weighs.
 
         Returns:
-            (b, m, d) merged values in the dtype of `x`, (b, m) new sizes.
+            (b, m, d) merged values in the dtype of `x`, (b, m) new sizes in the dtype of `size`.
 
         Raises:
             ShapeError: `x` or `size` does not have the map's (b, n).
@@ -125,7 +125,12 @@ class TokenMap:
 
     def unmerge(self, x: Tensor) -> Tensor:
         """(b, m, d) -> (b, n, d): every old token gets the value of its group."""
-        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        if x.shape[:2] != (self.index.shape[0], self.length):
+            raise ShapeError(
+                f"values {tuple(x.shape)} are not the {self.index.shape[0]} x {self.length} tokens that this map "
+                "leaves; unmerge what it merged"
+            )
+        return x.flatten(0, 1).index_select(0, self._rows()).view(*self.index.shape, x.shape[-1])
 
     def move(self, places: Tensor) -> Tensor:
         """(b, k) places among the old tokens -> (b, k) places among the new ones."""
@@ -143,22 +148,30 @@ class TokenMap:
 
     def counts(self) -> Tensor:
         """(b, m) float32, the number of old tokens that weigh in each new one."""
-        return self._add(self._weights(torch.ones_like(self.index, dtype=torch.float32)).unsqueeze(-1)).squeeze(-1)
+        return self._add(self._weights(torch.ones_like(self.index, dtype=torch.float32)))
 
     def _weights(self, size: Tensor) -> Tensor:
         return size if self.kept is None else size * self.kept
 
+    def _rows(self) -> Tensor:
+        """(b * n,) int64, the new token of each old one in a batch laid end to end."""
+        first = torch.arange(self.index.shape[0], device=self.index.device).unsqueeze(1) * self.length
+        return (self.index + first).flatten()
+
     def _add(self, values: Tensor) -> Tensor:
-        out = values.new_zeros(values.shape[0], self.length, values.shape[2])
-        return out.scatter_add(1, self.index.unsqueeze(-1).expand_as(values), values)
+        """(b, n, ...) -> (b, m, ...), sums over the groups."""
+        # Whole rows of a flat batch: several times faster on a CPU than scatter_add along dimension 1.
+        out = values.new_zeros(self.index.shape[0] * self.length, *values.shape[2:])
+        out = out.index_add(0, self._rows(), values.flatten(0, 1))
+        return out.view(self.index.shape[0], self.length, *values.shape[2:])
 
     def _weighted(self, x: Tensor, weights: Tensor, *, sizes_add: bool = True) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
-        weights = weights.to(wide)
-        totals = self._add(weights.unsqueeze(-1))
-        merged = self._add(x.to(wide) * weights.unsqueeze(-1)) / totals
-        size = totals.squeeze(-1) if sizes_add else torch.ones_like(totals.squeeze(-1))
-        return merged.to(x.dtype), size
+        size = self._add(weights)
+        # The share of a token alone in its group is exactly 1, so that it passes bit for bit.
+        shares = weights.to(wide) / size.gather(1, self.index).to(wide)
+        merged = self._add(x.to(wide) * shares.unsqueeze(-1))
+        return merged.to(x.dtype), size if sizes_add else torch.ones_like(size)
 
     def _extreme(self, x: Tensor, size: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         bound = float("-inf") if mode == "amax" else float("inf")

@@ -1,0 +1,75 @@
+"""Who merges into whom (arXiv 2412.12496, section 3; bipartite soft matching of arXiv 2210.09461).
+
+Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are the even rows, destinations
+the odd ones. Letters: b batch, S sources, D destinations, d width of the compared feature.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmeeto.reduction.settings import Similarity
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A plan for every possible number of merges.
+
+    Attributes:
+        ranking: (b, S) int64, the sources by falling similarity to the destination they chose: the first r leave.
+        chosen: (b, S) int64, the destination that each source chose.
+        destinations: D.
+    """
+
+    ranking: Tensor
+    chosen: Tensor
+    destinations: int
+
+
+@torch.no_grad()
+def match(patches: Tensor, similarity: Similarity = "cosine", rank: int = 1) -> Matching:
+    """Let every source choose its `rank`-th most similar destination.
+
+    Args:
+        patches: (b, N, d) features of the patch tokens in sequence order, N >= 2, any floating dtype; compared
+            in float32 (float64 for float64).
+        similarity: cosine, or minus a distance of the normalised rows.
+        rank: 1 for the best; cut to the number of destinations.
+    """
+    rows = F.normalize(patches.to(torch.promote_types(patches.dtype, torch.float32)), dim=-1)
+    scores = _scores(rows[:, 0::2], rows[:, 1::2], similarity)
+    rank = min(rank, scores.shape[-1])
+    if rank == 1:
+        best, chosen = scores.max(dim=-1)
+    else:
+        ranked, destinations = scores.sort(dim=-1, descending=True, stable=True)
+        best, chosen = ranked[..., rank - 1], destinations[..., rank - 1]
+    # A stable order: equal similarities leave by sequence on every device.
+    ranking = best.argsort(dim=-1, descending=True, stable=True)
+    return Matching(ranking, chosen, scores.shape[-1])
+
+
+def _scores(sources: Tensor, destinations: Tensor, similarity: Similarity) -> Tensor:
+    """(b, S, d) and (b, D, d) normalised rows -> (b, S, D), larger for more alike."""
+    if similarity == "l1":
+        return -torch.cdist(sources, destinations, p=1.0)
+    with _without_autocast(sources.device):
+        cosine = sources @ destinations.transpose(1, 2)
+    if similarity == "cosine":
+        return cosine
+    # Minus the squared distance, ordered as the distance is. Rows have length 1, zero rows 0, and no other: written
+    # so, the order of the cosine is kept to the last bit.
+    squares = [rows.ne(0).any(dim=-1).to(cosine.dtype) for rows in (sources, destinations)]
+    return 2 * cosine - squares[0].unsqueeze(2) - squares[1].unsqueeze(1)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Full precision: a match must not depend on how the blocks are run."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,110 @@
+"""The module that stands in a slot: plan who merges, then merge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rmeeto.errors import SettingsError
+from rmeeto.reduction.features import compared
+from rmeeto.reduction.matching import match
+from rmeeto.reduction.ordering import new_map, patch_rows
+from rmeeto.reduction.settings import Settings
+from rmeeto.schedule import Schedule, removable
+from rmeeto.tokens import TokenMap, Tokens
+
+
+class Planner(nn.Module):
+    """Tokens -> the map that says which of them become one. A module, so that a hook can watch the very map applied."""
+
+    def __init__(self, removal: int, settings: Settings, block: int) -> None:
+        super().__init__()
+        self.removal, self.settings, self.block = removal, settings, block
+
+    @torch.no_grad()
+    def forward(self, tokens: Tokens) -> TokenMap:
+        settings, n = self.settings, tokens.x.shape[1]
+        r = removable(n, self.removal, tokens.places.shape[1])
+        feature = compared(tokens, settings.feature)
+        rows = self._shuffled(patch_rows(tokens.places, n))
+        patches = feature.flatten(0, 1).index_select(0, _flat(rows, n)).view(*rows.shape, feature.shape[-1])
+        return new_map(
+            match(patches, settings.similarity, settings.rank),
+            rows,
+            tokens.places,
+            r,
+            order=settings.order,
+            class_place=settings.class_place,
+            prune=settings.mode == "prune",
+        )
+
+    def _shuffled(self, rows: Tensor) -> Tensor:
+        """(b, N) rows, a share of them permuted among themselves, alike for the whole batch."""
+        moved = round(self.settings.shuffle * rows.shape[1])
+        if moved < 2:
+            return rows
+        # A generator of its own: neither the global one nor another block's draws are touched.
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.block)
+        subset = torch.randperm(rows.shape[1], generator=generator)[:moved].sort().values
+        permutation = torch.arange(rows.shape[1])
+        permutation[subset] = subset[torch.randperm(moved, generator=generator)]
+        return rows.index_select(1, permutation.to(rows.device))
+
+
+class Reducer(nn.Module):
+    """Merge `removal` tokens, or as many as one merge can; without parameters and buffers.
+
+    Args:
+        removal: tokens to remove, r; cut to half of the unprotected tokens, and 0 returns the tokens given.
+        settings: how.
+        block: number of the block in front; only `Settings.shuffle` reads it.
+
+    Raises:
+        ScheduleError: `removal` is negative or not an integer.
+    """
+
+    def __init__(self, removal: int, settings: Settings, block: int = 0) -> None:
+        super().__init__()
+        Schedule((removal,))
+        self.removal, self.settings = removal, settings
+        self.planner = Planner(removal, settings, block)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(b, n, c) tokens -> (b, n - r, c) tokens."""
+        if removable(tokens.x.shape[1], self.removal, tokens.places.shape[1]) == 0:
+            return tokens
+        return merged(tokens, self.planner(tokens), self.settings)
+
+    def extra_repr(self) -> str:
+        return f"removal={self.removal}"
+
+
+def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
+    """Carry out a plan: residual stream, sizes, places; the features were the last mixer's and are gone."""
+    x, size = _merged_values(tokens, mapping, settings)
+    return replace(
+        tokens,
+        x=x,
+        places=mapping.move(tokens.places),
+        size=size,
+        time=size if settings.size_aware_scan else None,
+        features=None,
+    )
+
+
+def _merged_values(tokens: Tokens, mapping: TokenMap, settings: Settings) -> tuple[Tensor, Tensor]:
+    if settings.mode not in ("amax", "amin"):
+        return mapping.merge(tokens.x, tokens.sizes(), settings.mode)
+    # Extremes are not linear: as published, the mixer's output and the stream without it are merged apart, then added.
+    if tokens.features is None:
+        raise SettingsError(f"mode={settings.mode!r} needs the last mixer's output; put the reducer behind a block")
+    hidden = tokens.features.hidden
+    stream, size = mapping.merge(tokens.x - hidden, tokens.sizes(), settings.mode)
+    return stream + mapping.merge(hidden, tokens.sizes(), settings.mode)[0], size
+
+
+def _flat(rows: Tensor, n: int) -> Tensor:
+    """(b, N) places -> (b * N,) rows of a batch laid end to end."""
+    return (rows + torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * n).flatten()
