@@ -1,0 +1,55 @@
+"""Images in, batches out: any set that timm reads, the sets that fit in memory, and the demo set.
+
+    data = open_data(DataSpec("photos/"), InputSpec((3, 224, 224)))
+    train = data.train_batches(Augment.light(), seed=0)
+    train.set_epoch(0)
+    for images, labels in train: ...         # (b, c, h, w) float32 normalised, (b,) int64
+    for images, labels in data.eval_batches(): ...
+
+Names are imported when they are first used, so that the settings can be read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmeeto.data.demo_set import DEMO_INPUT
+    from rmeeto.data.images import ImageSet, open_split
+    from rmeeto.data.loaders import Batches, Data, open_data, open_eval_batches
+    from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
+
+_HOMES = {
+    "Augment": "rmeeto.data.spec",
+    "Batches": "rmeeto.data.loaders",
+    "DEMO_INPUT": "rmeeto.data.demo_set",
+    "Data": "rmeeto.data.loaders",
+    "DataSpec": "rmeeto.data.spec",
+    "ImageSet": "rmeeto.data.images",
+    "InputSpec": "rmeeto.data.spec",
+    "Share": "rmeeto.data.spec",
+    "open_data": "rmeeto.data.loaders",
+    "open_eval_batches": "rmeeto.data.loaders",
+    "open_split": "rmeeto.data.images",
+}
+
+__all__ = [
+    "DEMO_INPUT",
+    "Augment",
+    "Batches",
+    "Data",
+    "DataSpec",
+    "ImageSet",
+    "InputSpec",
+    "Share",
+    "open_data",
+    "open_eval_batches",
+    "open_split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rmeeto.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

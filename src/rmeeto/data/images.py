@@ -1,0 +1,218 @@
+"""Opened sets of images: what a name or a path turns into, one image at a time or all of them as a tensor."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
+from rmeeto.data.locate import Source, locate, open_source
+from rmeeto.data.spec import DataSpec, Split
+from rmeeto.errors import DataError
+
+# What Pillow and tarfile raise for files that are no images, or only the first part of one.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class ImageSet(ABC):
+    """Numbered images with labels: an interface.
+
+    Attributes:
+        name: what the user called it.
+        class_names: one per label, in the order of the labels.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Decode one image, in its own colours and size; its label.
+
+        Raises:
+            DataError: the image cannot be read; the message names the file.
+        """
+
+    @abstractmethod
+    def part(self, indices: Sequence[int]) -> ImageSet:
+        """The images at these places, as a set."""
+
+
+@final
+class ArrayImages(ImageSet):
+    """Images that are all held in memory.
+
+    Args:
+        name: what the user called it.
+        class_names: one per label.
+        images: (n, 1 or 3, h, w) uint8.
+        labels: (n,) int64.
+    """
+
+    def __init__(self, name: str, class_names: Sequence[str], images: Tensor, labels: Tensor) -> None:
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Make a picture of one image; its label."""
+        pixels = self.images[index]
+        pixels = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+        return Image.fromarray(pixels.numpy()), int(self.labels[index])
+
+    def part(self, indices: Sequence[int]) -> ArrayImages:
+        """The images at these places, as a set."""
+        chosen = torch.as_tensor(indices)
+        return ArrayImages(self.name, self.class_names, self.images[chosen], self.labels[chosen])
+
+
+@final
+class FileImages(ImageSet):
+    """Images that one of timm's readers finds in a folder, a tar or a cache of a hub.
+
+    timm's own data set replaces an unreadable image by its neighbour; here it is an error that names the file.
+
+    Args:
+        name: what the user called it.
+        reader: a timm reader: numbered pairs of an open file and a label.
+        indices: places to use; None means all.
+    """
+
+    def __init__(self, name: str, reader: Any, indices: Sequence[int] | None = None) -> None:
+        self.name = name
+        self.class_names = _class_names(reader)
+        self._reader = reader
+        self._indices = range(len(reader)) if indices is None else indices
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Decode one image, in its own colours and size; its label."""
+        self._reopen_after_fork()
+        place = self._indices[index]
+        try:
+            file, label = self._reader[place]
+            with file, Image.open(file) as image:
+                image.load()
+                return image, int(label)
+        except _UNREADABLE as error:
+            raise DataError(
+                f"image {self._reader.filename(place)} of {self.name} cannot be read ({_reason(error)}); "
+                "repair or remove it"
+            ) from None
+
+    def part(self, indices: Sequence[int]) -> FileImages:
+        """The images at these places, as a set."""
+        return FileImages(self.name, self._reader, [self._indices[i] for i in indices])
+
+    def filename(self, index: int) -> str:
+        """Path of one image inside its set."""
+        return str(self._reader.filename(self._indices[index]))
+
+    def _reopen_after_fork(self) -> None:
+        # A tar that is open when workers are forked has one file offset for all of them.
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            state = getattr(self._reader, "tar_state", None)
+            if state is not None:
+                state.reset()
+
+
+@final
+class TorchImages(ImageSet):
+    """Images of a torchvision set that are files on disk.
+
+    Args:
+        name: what the user called it.
+        pairs: a torchvision data set: numbered pairs of a picture and a label.
+        indices: places to use; None means all.
+    """
+
+    def __init__(self, name: str, pairs: Any, indices: Sequence[int] | None = None) -> None:
+        self.name = name
+        self.class_names = tuple(str(c[0] if isinstance(c, tuple) else c) for c in pairs.classes)
+        self._pairs = pairs
+        self._indices = range(len(pairs)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Decode one image, in its own colours and size; its label."""
+        try:
+            image, label = self._pairs[self._indices[index]]
+        except _UNREADABLE as error:
+            raise DataError(
+                f"image {self._indices[index]} of {self.name} cannot be read ({_reason(error)}); repair or remove it"
+            ) from None
+        return image, int(label)
+
+    def part(self, indices: Sequence[int]) -> TorchImages:
+        """The images at these places, as a set."""
+        return TorchImages(self.name, self._pairs, [self._indices[i] for i in indices])
+
+
+def open_split(spec: DataSpec, split: Split) -> ImageSet:
+    """Open the training or the validation images.
+
+    Raises:
+        DataError: they are missing, empty, of one class only, or of a kind that cannot be opened here.
+    """
+    images = _open(locate(spec, split), split)
+    if len(images.class_names) < 2:
+        raise DataError(f"{images.name} has one class only {images.class_names}; give two or more, a folder each")
+    if "" in images.class_names:
+        raise DataError(f"{images.name} has images beside its class folders; put each image in the folder of a class")
+    limit = spec.train_limit if split == "train" else spec.val_limit
+    if limit is None or limit >= len(images):
+        return images
+    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    return images.part(drawn.sort().values.tolist())
+
+
+def _open(source: Source, split: Split) -> ImageSet:
+    if source.reader == "demo":
+        return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
+    opened = open_source(source)
+    if hasattr(opened, "reader"):
+        return FileImages(source.spelling, opened.reader)
+    if hasattr(opened, "data") and hasattr(opened, "targets"):
+        return _held_in_memory(source.spelling, opened)
+    return TorchImages(source.spelling, opened)
+
+
+def _held_in_memory(name: str, opened: Any) -> ArrayImages:
+    """torchvision keeps small sets as (n, h, w) or (n, h, w, 3) bytes."""
+    images = torch.as_tensor(opened.data)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return ArrayImages(name, opened.classes, images, torch.as_tensor(opened.targets).long())
+
+
+def _class_names(reader: Any) -> tuple[str, ...]:
+    """timm's readers know classes as name -> label; a table of a hub may know no names."""
+    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if numbers:
+        return tuple(sorted(numbers, key=numbers.__getitem__))
+    return tuple(str(label) for label in range(max(reader.iter_targets()) + 1))
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

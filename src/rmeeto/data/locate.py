@@ -1,0 +1,125 @@
+"""From what the user wrote to one place that timm can open: paths, splits, names of readers."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from tarfile import TarError
+from typing import Any
+
+from timm.data import create_dataset
+
+from rmeeto.data.spec import DataSpec, Split
+from rmeeto.errors import DataError
+
+TRAIN_FOLDERS = ("train", "training")
+VAL_FOLDERS = ("validation", "val", "valid", "eval", "evaluation", "test")
+
+# timm's prefixes, each with the library that its reader imports.
+_READERS = {"torch": "torchvision", "hfds": "datasets"}
+_STREAMS = ("hfids", "tfds", "wds")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One part of a set, in timm's terms.
+
+    Attributes:
+        spelling: what the user wrote.
+        reader: "demo", a name of timm's readers, or "" for a folder or a tar.
+        root: folder or file; None where the reader needs none.
+        split: name of the part, for named readers.
+    """
+
+    spelling: str
+    reader: str
+    root: str | None
+    split: str
+
+
+def locate(spec: DataSpec, split: Split) -> Source:
+    """Find where the training or validation images are.
+
+    Raises:
+        DataError: the path is missing, or holds no such part, or the reader is unknown or needs a library.
+    """
+    separate = split == "val" and spec.val_data is not None
+    spelling = spec.val_data if separate and spec.val_data else spec.data
+    if spelling == "demo":
+        return Source(spelling, "demo", None, split)
+    prefix = spelling.partition("/")[0].lower()
+    if prefix in _STREAMS and not Path(spelling).exists():
+        raise DataError(
+            f"data {spelling!r} is a stream, whose epochs cannot be repeated; unpack it into folders or use hfds/"
+        )
+    if prefix in _READERS and not Path(spelling).exists():
+        return _named(spelling, prefix, _split_name(spec, split))
+    path = _existing(spelling)
+    if path.is_dir():
+        path = _part_of_folder(path, spec, split, separate=separate)
+    elif split == "val" and not separate:
+        raise DataError(f"{spelling} is one tar of training images; name the validation images with --val-data")
+    return Source(spelling, "", str(path), split)
+
+
+def open_source(source: Source) -> Any:
+    """Make timm's data set.
+
+    Raises:
+        DataError: timm's reader refuses: nothing there, no image, an unknown name, a broken tar.
+    """
+    try:
+        return create_dataset(source.reader, root=source.root, split=source.split, search_split=False, download=False)
+    except (OSError, RuntimeError, AssertionError, ValueError, TarError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise DataError(f"data {source.spelling} ({source.root}) cannot be opened: {reason}{_cure(source)}") from None
+
+
+def _cure(source: Source) -> str:
+    if not source.reader:
+        return "; it must hold images in one folder per class"
+    return "; write NAME:FOLDER with the folder that holds the set, nothing is downloaded"
+
+
+def _named(spelling: str, prefix: str, split: str) -> Source:
+    name, _, root = spelling.partition(":")
+    library = _READERS[prefix]
+    if importlib.util.find_spec(library) is None:
+        raise DataError(f"data {spelling!r} needs the library {library!r}; install it with pip")
+    return Source(spelling, name, root or None, split)
+
+
+def _split_name(spec: DataSpec, split: Split) -> str:
+    if split == "train":
+        return spec.train_split
+    return spec.val_split or "validation"
+
+
+def _existing(spelling: str) -> Path:
+    path = Path(spelling)
+    if not path.exists():
+        known = ", ".join(f"{prefix}/" for prefix in _READERS)
+        raise DataError(
+            f"data {spelling!r} does not exist; give a folder, a .tar, 'demo', or a name that starts with {known}"
+        )
+    if path.is_file() and path.suffix != ".tar":
+        raise DataError(f"data {spelling!r} is a file, but no .tar; give a folder or an uncompressed .tar")
+    return path
+
+
+def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool) -> Path:
+    """The folder of one part: root/train and the like where it exists, else the root itself where that is meant."""
+    asked = spec.train_split if split == "train" else spec.val_split
+    names = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    for name in (asked, *names):
+        if name and (root / name).is_dir():
+            return root / name
+    others = [name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS) if (root / name).is_dir()]
+    if split == "val" and not separate:
+        raise DataError(
+            f"folder {root} has no validation images in val/ or test/; name some with --val-data, --data has the rest"
+        )
+    if others:
+        raise DataError(f"folder {root} holds {others[0]}/ but no {names[0]}/; name the folder of the classes itself")
+    return root
