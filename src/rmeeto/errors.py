@@ -8,6 +8,7 @@ RmeetoError (a ValueError)
 ├── DataError        a data set is missing, empty, unreadable or has too few classes
 ├── WeightsError     a weight file is truncated, unsafe, or of other sizes
 │   └── CheckpointError
+├── TrainingError    a run whose loss or weights are no longer numbers
 └── OutputError      a result cannot be written
 
 Each message is one line: the value, the rule it breaks, the cure. The command line prints that
@@ -45,6 +46,10 @@ class WeightsError(RmeetoError):
 
 class CheckpointError(WeightsError):
     """A run cannot be resumed from what its folder holds."""
+
+
+class TrainingError(RmeetoError):
+    """A run cannot go on: its loss or its weights are no longer numbers."""
 
 
 class OutputError(RmeetoError):

@@ -1,0 +1,298 @@
+"""Checkpoints that are whole or not there, and that load without running code.
+
+    checkpoints/epoch-0003/weights.safetensors   the student
+                           ema.safetensors       its moving average, where the recipe keeps one
+                           state.pt              optimiser and random generators (tensors and plain values)
+                           checkpoint.json       position, recipe, checksums; written last
+    checkpoints/index.json                       which folder is the last one, which the best
+
+A folder is written beside its place and renamed, so a cut leaves the one before it as the newest. Kept are
+the last one, the one before it (to fall back to) and the best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from rmeeto.errors import CheckpointError, OutputError
+from rmeeto.records import write_bytes, write_json
+from rmeeto.retrain.recipe import Recipe
+from rmeeto.retrain.state import EMA, WEIGHTS, Position
+
+FORMAT = 1
+STATE = "state.pt"
+MANIFEST = "checkpoint.json"
+INDEX = "index.json"
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one checkpoint holds.
+
+    Attributes:
+        position: how far the run has come.
+        recipe: how it trains.
+        about: what is trained on what, as the caller describes it; compared on resume.
+        weights: the student's state dict.
+        ema: the averaged state dict, or None.
+        state: "optimizer" and "random" (one state per process): dicts, lists, numbers, strings and tensors.
+    """
+
+    position: Position
+    recipe: Recipe
+    about: Mapping[str, Any]
+    weights: Weights
+    ema: Weights | None
+    state: Mapping[str, Any]
+
+    def refuse_other(self, recipe: Recipe, about: Mapping[str, Any]) -> None:
+        """Check that a run with `recipe` and `about` is the run that wrote this.
+
+        Raises:
+            CheckpointError: it is another one; names what differs.
+        """
+        differing = self.recipe.differences(recipe)
+        mine, theirs = _flat(self.about), _flat(about)
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                differing.append(f"{name} ({mine.get(name)!r}, {theirs.get(name)!r})")
+        if differing:
+            raise CheckpointError(
+                f"the checkpoint was made by another run: {'; '.join(differing)} (there, here); resume with the "
+                "settings it was made with, or name another output folder"
+            )
+
+
+class Checkpoints:
+    """The folder of one run's checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def all(self) -> list[Path]:
+        """Folders of checkpoints, newest first, whole or not."""
+        return sorted(self.folder.glob("epoch-*"), reverse=True)
+
+    def save(self, contents: Contents) -> Path:
+        """Write one checkpoint and remove those that nobody needs any more.
+
+        Raises:
+            OutputError: the disk is full or read-only; the checkpoints that were there are whole.
+        """
+        position = contents.position
+        target = self.folder / _name(position.epoch)
+        beside = self.folder / f".{target.name}.partial"
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            _write_folder(beside, contents)
+            if target.exists():  # a broken one that this run fell back from
+                shutil.rmtree(target)
+            beside.rename(target)
+            _sync_folder(self.folder)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write checkpoint {target}: {error.strerror or error}; the one before it is whole: free some "
+                "space and resume"
+            ) from None
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        self._index(position)
+        self._remove_old(position)
+        return target
+
+    def newest(self, note: Callable[[str], None]) -> Contents | None:
+        """The newest whole checkpoint; None where there is none at all.
+
+        Args:
+            note: is told, one line each, which ones are broken and why.
+
+        Raises:
+            CheckpointError: there are some, and all are broken.
+        """
+        folders = self.all()
+        for folder in folders:
+            found = _read_or_note(folder, note)
+            if found is not None:
+                return found
+        if folders:
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole; start again in another folder")
+        return None
+
+    def last(self) -> Path:
+        """Weights of the last epoch.
+
+        Raises:
+            CheckpointError: nothing was written yet.
+        """
+        return self.folder / self._read_index()["last"] / WEIGHTS
+
+    def best(self) -> Path:
+        """Weights of the epoch with the best validation (the averaged ones where those were better).
+
+        Raises:
+            CheckpointError: nothing was written yet.
+        """
+        index = self._read_index()
+        return self.folder / index["best"] / index["best_weights"]
+
+    def clear(self) -> None:
+        """Remove all checkpoints: a new run may start in this folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _index(self, position: Position) -> None:
+        last = _name(position.epoch)
+        best = last if position.best_epoch is None else _name(position.best_epoch)
+        values = {"last": last, "best": best, "best_weights": position.best_weights or WEIGHTS}
+        write_json(self.folder / INDEX, values)
+
+    def _read_index(self) -> dict[str, str]:
+        try:
+            index: dict[str, str] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise CheckpointError(f"{self.folder} holds no checkpoint yet; train an epoch first") from None
+        return index
+
+    def _remove_old(self, position: Position) -> None:
+        kept = set(self.all()[:2])
+        if position.best_epoch is not None:
+            kept.add(self.folder / _name(position.best_epoch))
+        for folder in self.all():
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def read(folder: Path) -> Contents:
+    """Read one checkpoint after comparing every file with its checksum.
+
+    Raises:
+        CheckpointError: a file is missing, cut, altered, or would run code when loaded.
+    """
+    manifest = _read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        _compare(folder / name, expected)
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"checkpoint {folder}: {STATE} would run code when loaded; do not use it") from None
+    return Contents(
+        position=Position.from_dict(manifest["position"]),
+        recipe=Recipe.from_dict(manifest["recipe"]),
+        about=manifest["about"],
+        weights=load_file(folder / WEIGHTS),
+        ema=load_file(folder / EMA) if EMA in manifest["files"] else None,
+        state=state,
+    )
+
+
+def _read_or_note(folder: Path, note: Callable[[str], None]) -> Contents | None:
+    try:
+        return read(folder)
+    except CheckpointError as error:
+        note(f"{error}; trying the one before it")
+        return None
+
+
+def _write_folder(folder: Path, contents: Contents) -> None:
+    files: dict[str, dict[str, Any]] = {}
+    for name, data in _files(contents):
+        write_bytes(folder / name, data)
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = {
+        "format": FORMAT,
+        "position": contents.position.to_dict(),
+        "recipe": contents.recipe.to_dict(),
+        "about": contents.about,
+        "files": files,
+    }
+    write_json(folder / MANIFEST, manifest)
+    _sync_folder(folder)
+
+
+def _files(contents: Contents) -> Iterator[tuple[str, bytes]]:
+    """One file's bytes at a time, so that only one copy is in memory."""
+    yield WEIGHTS, _packed(contents.weights)
+    if contents.ema is not None:
+        yield EMA, _packed(contents.ema)
+    buffer = io.BytesIO()
+    torch.save(contents.state, buffer)
+    yield STATE, buffer.getvalue()
+
+
+def _packed(weights: Weights) -> bytes:
+    # clone: safetensors refuses two names for one memory (tied weights, views).
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    data: bytes = save(tensors, metadata={"format": "pt"})
+    return data
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"checkpoint {folder} was not written to its end: {MANIFEST} is unreadable") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {folder} has another format than {FORMAT}, which this version reads")
+    if missing := {"position", "recipe", "about", "files"} - manifest.keys():
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST} lacks {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _compare(path: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"checkpoint file {path} has {size} of {expected['bytes']} bytes")
+        digest = _digest(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint file {path} cannot be read: {error.strerror}") from None
+    if digest != expected["sha256"]:
+        raise CheckpointError(f"checkpoint file {path} was altered: its checksum differs")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring renames to the disk; systems that cannot open a folder do it by themselves."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, as JSON gives them back."""
+    flat: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(values)).items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,79 @@
+"""A tiny model, a tiny data set in memory, and recipes that end in milliseconds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rmeeto.records import Accuracy
+from rmeeto.retrain import Recipe
+
+CLASSES = 4
+
+
+class Net(nn.Module):
+    """Two layers with dropout between (it draws random numbers, as drop-path does) and batch statistics."""
+
+    def __init__(self, classes: int = CLASSES, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 8)
+        self.norm = nn.BatchNorm1d(8) if dropout else nn.Identity()
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.drop(torch.relu(self.norm(self.first(images.flatten(1))))))
+
+
+class Batches:
+    """`count` images, shuffled by (seed, epoch)."""
+
+    def __init__(self, count: int, size: int) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.images = torch.randn(count, 3, 2, 2, generator=generator)
+        self.labels = torch.arange(count) % CLASSES
+        self.images += self.labels.view(-1, 1, 1, 1)
+        self.size, self.epoch = size, -1
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.epochs.append(epoch)
+
+    def __len__(self) -> int:
+        return len(self.images) // self.size
+
+    def __iter__(self):
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.epoch))
+        for start in range(0, len(self) * self.size, self.size):
+            rows = order[start : start + self.size]
+            yield self.images[rows], self.labels[rows]
+
+
+class Data:
+    num_classes = CLASSES
+
+    def __init__(self, count: int = 40, size: int = 8) -> None:
+        self.train = Batches(count, size)
+
+    def validate(self, model: nn.Module) -> Accuracy:
+        torch.rand(3)  # a validation may draw: training must not notice
+        with torch.no_grad():
+            logits = model(self.train.images)
+        right = 100.0 * (logits.argmax(1) == self.train.labels).float().mean().item()
+        return Accuracy(top1=right, top5=100.0, loss=0.0, images=len(logits), seconds=0.0)
+
+
+def net(seed: int = 0, **settings) -> Net:
+    torch.manual_seed(seed)
+    return Net(**settings)
+
+
+def recipe(**settings) -> Recipe:
+    return Recipe(**{"epochs": 3, "batch_size": 8, "lr": 1e-2, "min_lr": 1e-4, **settings})
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()

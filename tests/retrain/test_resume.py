@@ -1,0 +1,197 @@
+"""A run that was cut and resumed ends as the undisturbed one; broken checkpoints are never used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rmeeto.errors import CheckpointError, OutputError
+from rmeeto.retrain import Checkpoints, Silent, train
+from rmeeto.retrain.checkpoint import read
+
+from .conftest import Data, net, recipe
+
+
+class Cut(Exception):
+    """Somebody pulled the plug."""
+
+
+class CuttingAfter(Silent):
+    """Pulls the plug when an epoch is saved, or in the middle of the next one."""
+
+    def __init__(self, epoch: int, *, steps_later: int = 0) -> None:
+        self.epochs, self.steps_later, self.countdown = epoch, steps_later, -1
+
+    def epoch(self, record):
+        if record.epoch == self.epochs:
+            self.countdown = self.steps_later
+            self._cut()
+
+    def step(self, report):
+        self.countdown -= 1 if self.countdown > 0 else 0
+        self._cut()
+
+    def _cut(self):
+        if self.countdown == 0:
+            raise Cut
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def run(output, data, *, student=None, settings=None, **options):
+    student = student or net()
+    settings = settings or recipe(ema_decay=0.9)
+    options = {"validate": data.validate, "log_every": 2, "trackers": (), **options}
+    return student, train(student, net(1), data, settings, output, **options)
+
+
+def cut_run(output, data, epoch=2, steps_later=0, **options):
+    with pytest.raises(Cut):
+        run(output, data, progress=CuttingAfter(epoch, steps_later=steps_later), **options)
+
+
+def state(output):
+    return read(Checkpoints(output / "checkpoints").all()[0])
+
+
+@pytest.mark.parametrize(("epoch", "steps_later"), [(1, 0), (1, 3), (2, 0), (2, 2)])
+@pytest.mark.parametrize("settings", [recipe(ema_decay=0.9), recipe(accumulate=2, clip_grad=1.0, dtype="bfloat16")])
+def test_resumed_run_is_bit_identical(tmp_path, data, epoch, steps_later, settings):
+    whole, record = run(tmp_path / "whole", Data(size=8 // settings.accumulate), settings=settings)
+    cut_run(tmp_path / "cut", Data(size=8 // settings.accumulate), epoch, steps_later, settings=settings)
+    torch.rand(7)  # another process starts with other random numbers
+    resumed, again = run(
+        tmp_path / "cut", Data(size=8 // settings.accumulate), student=net(9), settings=settings, resume=True
+    )
+
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    one, other = state(tmp_path / "whole"), state(tmp_path / "cut")
+    assert (one.ema is None) == (settings.ema_decay is None)
+    for name, value in (one.ema or {}).items():
+        assert torch.equal(value, other.ema[name]), name
+    assert [e["loss"] for e in record.epochs] == [e["loss"] for e in again.epochs]
+    assert [e["ema_top1"] for e in record.epochs] == [e["ema_top1"] for e in again.epochs]
+    assert (record.best_epoch, record.best_top1, record.images) == (again.best_epoch, again.best_top1, again.images)
+    assert again.seconds > 0
+
+
+def test_validation_does_not_change_training(tmp_path, data):
+    often, _ = run(tmp_path / "often", data)
+    never, _ = run(tmp_path / "never", data, validate=None)
+    for name, value in often.state_dict().items():
+        assert torch.equal(value, never.state_dict()[name]), name
+
+
+def test_log_has_each_epoch_once_after_resume(tmp_path, data):
+    cut_run(tmp_path, data, epoch=1, steps_later=3)
+    run(tmp_path, data, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [2, 4, 6, 8, 10, 12, 14]
+
+
+def test_finished_run_is_not_trained_again(tmp_path, data):
+    whole, record = run(tmp_path, data)
+    data.train.epochs.clear()
+    resumed, again = run(tmp_path, data, student=net(9), resume=True)
+    assert data.train.epochs == []
+    assert again == record
+    assert torch.equal(whole.head.weight, resumed.head.weight)
+
+
+def test_resume_of_nothing_starts(tmp_path, data):
+    _, record = run(tmp_path, data, resume=True)
+    assert len(record.epochs) == 3
+
+
+def test_a_run_is_not_overwritten(tmp_path, data):
+    run(tmp_path, data)
+    with pytest.raises(OutputError, match="holds a run already; resume"):
+        run(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": recipe(ema_decay=0.9, epochs=5)}, r"epochs \(3, 5\)"),
+        ({"settings": recipe(ema_decay=0.99)}, r"ema_decay \(0.9, 0.99\)"),
+        ({"about": {"data": {"source": "b"}}}, r"data.source \('a', 'b'\)"),
+        ({"about": {}}, r"data.source \('a', None\)"),
+        ({"student": net(classes=4, dropout=0.0)}, "another model: .*norm"),
+    ],
+    ids=["epochs", "ema_decay", "data", "nothing", "model"],
+)
+def test_another_run_is_refused_by_name(tmp_path, data, change, message):
+    about = {"data": {"source": "a"}}
+    cut_run(tmp_path, data, epoch=1, about=about)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, data, resume=True, **{"about": about, **change})
+
+
+def truncate(folder):
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(folder):
+    path = folder / "state.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def forget(folder):
+    (folder / "checkpoint.json").unlink()
+
+
+def cut_manifest(folder):
+    path = folder / "checkpoint.json"
+    path.write_text(path.read_text()[:50])
+
+
+def remove(folder):
+    (folder / "ema.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "weights.safetensors has .* of .* bytes"),
+        (flip, "state.pt was altered"),
+        (forget, "not written to its end"),
+        (cut_manifest, "not written to its end"),
+        (remove, "ema.safetensors cannot be read"),
+    ],
+)
+def test_broken_checkpoint_falls_back_to_the_one_before(tmp_path, data, damage, reason):
+    whole, _ = run(tmp_path / "whole", data)
+    cut_run(tmp_path / "cut", data, epoch=2)
+    damage(tmp_path / "cut" / "checkpoints" / "epoch-0002")
+    progress = Noting()
+    resumed, _ = run(tmp_path / "cut", data, student=net(9), resume=True, progress=progress)
+    assert torch.equal(whole.head.weight, resumed.head.weight)
+    assert len(progress.notes) == 2
+    with pytest.raises(AssertionError):
+        assert "\n" in progress.notes[0]
+    assert "trying the one before" in progress.notes[0]
+    pytest.importorskip("re")
+    import re
+
+    assert re.search(reason, progress.notes[0])
+    assert "resuming after epoch 1" in progress.notes[1]
+
+
+def test_nothing_whole_is_an_error(tmp_path, data):
+    cut_run(tmp_path, data, epoch=1)
+    truncate(tmp_path / "checkpoints" / "epoch-0001")
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+        run(tmp_path, data, resume=True)
