@@ -5,10 +5,13 @@ Every record knows its `kind`, so that a folder of JSON files tells what it hold
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
-import tempfile
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -53,8 +56,15 @@ class Record:
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:
-        """Read from a JSON file."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read from a JSON file.
+
+        Raises:
+            RmeetoError: the file is missing, not JSON, or holds another record.
+        """
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise RmeetoError(f"{path} holds no record of kind {cls.kind!r} but a {type(values).__name__}")
+        return cls.from_dict(values)
 
 
 @dataclass(frozen=True)
@@ -183,9 +193,35 @@ class MergedImage(Record):
     predicted: str | None = None
 
 
+def read_json(path: Path) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        RmeetoError: the file is missing, unreadable or not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RmeetoError(
+            f"cannot read {path}: {error.strerror or error}; name a file that a finished run wrote"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RmeetoError(f"{path} is not JSON ({error}); it was cut or changed, make it again") from None
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON beside its place and move it there, so that a full disk leaves no half file."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    """Write JSON whole or not at all; a number that JSON does not have (nan, infinity) becomes null.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    write_text(path, to_json(values))
+
+
+def to_json(values: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -203,23 +239,72 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the folder cannot be written or the disk is full.
     """
-    path = Path(path)
-    name: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as error:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free some space or name another folder with --output"
-        ) from None
+    write_together({Path(path): data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all of them, or none and the older ones stay as they were.
+
+    Each is written beside its place first, which is where a full disk shows, and moved there when all are on disk.
+
+    Args:
+        files: what to write where, at least one; folders are made.
+
+    Raises:
+        OutputError: a folder cannot be written or the disk is full.
+    """
+    staged: dict[Path, Path] = {}
+    aside: list[Path] = []
+    with contextlib.ExitStack() as undo:
+        path = Path()
+        try:
+            for path, data in files.items():
+                staged[path] = _stage(path, data, undo)
+            last = path
+            for path, new in staged.items():
+                # The last move replaces in one step and nothing after it can fail, so it needs no way back.
+                if path != last:
+                    aside.append(_set_aside(path, undo))
+                new.replace(path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror or error}; free some space or name another folder with --output"
+            ) from None
+        undo.pop_all()
+    for old in aside:
+        old.unlink(missing_ok=True)
+
+
+def _stage(path: Path, data: bytes, undo: contextlib.ExitStack) -> Path:
+    """Put the data on disk under a name beside `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    undo.callback(staged.unlink, missing_ok=True)
+    with staged.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return staged
+
+
+def _set_aside(path: Path, undo: contextlib.ExitStack) -> Path:
+    """Move what stands at `path`, if anything, to a name beside it; undoing moves it back."""
+    aside = path.with_name(f".{uuid.uuid4().hex}.old")
+    if path.exists():
+        path.replace(aside)
+        undo.callback(aside.replace, path)
+    else:
+        undo.callback(path.unlink, missing_ok=True)
+    return aside
+
+
+def _finite(value: Any) -> Any:
+    """The same values with None for the floats that JSON cannot write."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _frozen(value: Any) -> Any:

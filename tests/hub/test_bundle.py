@@ -1,0 +1,243 @@
+"""A model's folder comes back as it was written, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models._hub import load_model_config_from_path  # timm reads the folder too
+
+from rmeeto import records
+from rmeeto.errors import OutputError, WeightsError
+from rmeeto.hub import load, read_bundle, save_bundle
+from rmeeto.models import cast_weights, create
+from rmeeto.reduction.attach import attached
+from rmeeto.schedule import Schedule
+
+SIZES = {"img_size": [8, 8], "embed_dim": 16, "depth": 2, "num_classes": 3, "state_size": 4}
+INPUT = {
+    "input_size": [1, 8, 8], "mean": [0.5], "std": [0.25], "interpolation": "bicubic", "crop_pct": 1.0,
+    "num_classes": 3, "label_names": ["boot", "bag", "<b>"],
+}  # fmt: skip
+SCHEDULE = Schedule((3, 0))
+
+
+def _model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create("vim_nano", **SIZES)
+
+
+def _save(model: torch.nn.Module, folder: Path, **changes: Any) -> None:
+    values: dict[str, Any] = {
+        "architecture": "vim_nano", "model_args": SIZES, "schedule": SCHEDULE, "reduction": {"class_place": "official"},
+        "input": INPUT, "records": {"accuracy": {"top1": 90.5, "loss": float("nan")}},
+    }  # fmt: skip
+    save_bundle(model, folder, **{**values, **changes})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = _model()
+    _save(model, tmp_path)
+    bundle = read_bundle(tmp_path)
+    assert bundle.architecture == "vim_nano"
+    assert bundle.model_args == SIZES
+    assert bundle.schedule == SCHEDULE
+    assert bundle.reduction == {"class_place": "official"}
+    assert bundle.input == {**INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
+    assert bundle.records == {"accuracy": {"top1": 90.5, "loss": None}}
+    assert bundle.version is not None
+    state = model.state_dict()
+    assert bundle.state.keys() == state.keys()
+    assert all(torch.equal(bundle.state[name], state[name]) for name in state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_config_is_in_timms_form(tmp_path: Path) -> None:
+    _save(_model(), tmp_path)
+    config, name, arguments = load_model_config_from_path(tmp_path)
+    assert name == "vim_nano"
+    assert arguments == SIZES
+    assert config["num_classes"] == 3
+    assert config["label_names"] == INPUT["label_names"]
+    assert json.loads((tmp_path / "config.json").read_text())["num_features"] == 16
+
+
+@pytest.mark.parametrize("suffix", ["", "config.json", "model.safetensors"])
+def test_load_builds_the_model_with_its_schedule(tmp_path: Path, suffix: str) -> None:
+    _save(_model(), tmp_path)
+    model = load(tmp_path / suffix)
+    assert not model.training
+    assert model.pretrained_cfg["label_names"] == INPUT["label_names"]
+    found = attached(model)
+    assert found is not None
+    assert found[0] == SCHEDULE
+    assert found[1].class_place == "official"
+    images = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        assert model.forward_tokens(images).x.shape[1] == SCHEDULE.final_length(model.num_tokens)
+
+
+def test_load_from_a_runs_folder(tmp_path: Path) -> None:
+    _save(_model(), tmp_path / "run" / "model")
+    assert attached(load(tmp_path / "run")) is not None
+
+
+def test_unmerged_model_gives_the_same_logits(tmp_path: Path) -> None:
+    model = _model().eval()
+    _save(model, tmp_path, schedule=None, reduction=None)
+    again = load(str(tmp_path))
+    images = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(again(images), model(images))
+    assert attached(again) is None
+
+
+def test_dtypes_are_kept(tmp_path: Path) -> None:
+    model = cast_weights(_model(), torch.bfloat16)
+    _save(model, tmp_path)
+    kinds = {name: value.dtype for name, value in load(tmp_path).state_dict().items()}
+    assert kinds == {name: value.dtype for name, value in model.state_dict().items()}
+    assert set(kinds.values()) == {torch.bfloat16, torch.float32}
+
+
+def test_folder_of_timm_without_our_part(tmp_path: Path) -> None:
+    _save(_model(), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["rmeeto"]
+    config["label_names"] = config["pretrained_cfg"].pop("label_names")
+    path.write_text(json.dumps(config))
+    bundle = read_bundle(tmp_path)
+    assert bundle.schedule is None
+    assert bundle.records == {}
+    assert bundle.input["label_names"] == INPUT["label_names"]
+
+
+def _fail_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full when bytes go to disk, or a move fail when it is `name`'s turn."""
+    if name == "fsync":
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(records.os, "fsync", full)
+        return
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if Path(target).name == name and self.suffix == ".tmp":
+            raise PermissionError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize("step", ["fsync", "model.safetensors", "config.json"])
+def test_older_bundle_stays_when_the_new_one_cannot_be_written(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(_model(), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    sizes = {**SIZES, "num_classes": 7}
+    other = create("vim_nano", **sizes)
+    with monkeypatch.context() as patch:
+        _fail_at(step, patch)
+        with pytest.raises(OutputError, match="cannot write") as caught:
+            _save(other, tmp_path, model_args=sizes, schedule=None)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    _save(other, tmp_path, model_args=sizes, schedule=None)
+    assert load(tmp_path).num_classes == 7
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("step", ["fsync", "model.safetensors", "config.json"])
+def test_nothing_is_left_of_a_first_bundle_that_failed(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_at(step, monkeypatch)
+    with pytest.raises(OutputError):
+        _save(_model(), tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="--output"):
+        _save(_model(), tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def _without(key: str) -> Any:
+    def change(config: dict[str, Any]) -> None:
+        where, _, name = key.rpartition(".")
+        del (config[where] if where else config)[name]
+
+    return change
+
+
+def _with(key: str, value: Any) -> Any:
+    def change(config: dict[str, Any]) -> None:
+        where, _, name = key.rpartition(".")
+        (config[where] if where else config)[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (_without("architecture"), "architecture"),
+        (_with("architecture", "vim_giant"), "vim_giant"),
+        (_with("architecture", 3), "architecture"),
+        (_with("model_args", [1]), "model_args"),
+        (_with("model_args.colour", "red"), "colour"),
+        (_with("model_args.num_classes", 5), "head.weight"),
+        (_with("model_args.img_size", [9, 9]), "9x9"),
+        (_without("pretrained_cfg"), "pretrained_cfg"),
+        (_without("pretrained_cfg.input_size"), "input_size"),
+        (_with("pretrained_cfg.input_size", [8, 8]), "input_size"),
+        (_with("pretrained_cfg.mean", ["a"]), "mean"),
+        (_with("rmeeto.schedule", [1, -1]), "schedule"),
+        (_with("rmeeto.schedule", "5"), "schedule"),
+        (_with("rmeeto.schedule", [1, 0, 0]), "3 entries"),
+        (_with("rmeeto.reduction", {"feature": "smell"}), "smell"),
+        (_with("rmeeto.reduction", {"colour": 1}), "colour"),
+        (_with("rmeeto", []), "rmeeto"),
+    ],
+)
+def test_odd_configs_give_one_line(tmp_path: Path, change: Any, word: str) -> None:
+    _save(_model(), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=word) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"", "JSON"), (b"[]", "object"), (b"{", "JSON"), (b"\xff\xfe", "JSON"), (b"[" * 20000, "JSON")],
+)
+def test_broken_config(tmp_path: Path, content: bytes, word: str) -> None:
+    _save(_model(), tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=word):
+        load(tmp_path)
+
+
+def test_missing_parts(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not exist"):
+        load(tmp_path / "gone")
+    with pytest.raises(WeightsError, match=r"holds no config\.json"):
+        load(tmp_path)
+    _save(_model(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        load(tmp_path)
