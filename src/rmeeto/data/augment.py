@@ -14,6 +14,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from rmeeto.data.spec import Augment, InputSpec
+from rmeeto.errors import SettingsError
 
 # Steps hand on pictures, the last ones tensors.
 Transform = Callable[[Any], Any]
@@ -25,7 +26,11 @@ def eval_transform(form: InputSpec) -> Transform:
 
 
 def train_transform(form: InputSpec, augment: Augment) -> Transform:
-    """Crop, mirror, vary, normalise, erase: picture -> (c, h, w) float32."""
+    """Crop, mirror, vary, normalise, erase: picture -> (c, h, w) float32.
+
+    Raises:
+        SettingsError: timm cannot read the policy.
+    """
     resized_crop, vary, finish = _training(form, augment)
     if augment.crop == "resized":
         return transforms.Compose([_Colours(form.size[0]), resized_crop, vary, finish])
@@ -39,10 +44,14 @@ def train_transform(form: InputSpec, augment: Augment) -> Transform:
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Make the global generators that transforms draw from start at `seed`, and put them back after."""
+    """Make the global generators that transforms draw from start at `seed`, and put them back after.
+
+    Args:
+        seed: below 2**32.
+    """
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  timm's augmentations draw from numpy's global generator
+    np.random.seed(seed)  # noqa: NPY002  timm's augmentations draw from numpy's global generator
     torch.default_generator.manual_seed(seed)
     try:
         yield
@@ -75,21 +84,26 @@ def _evaluation(form: InputSpec) -> transforms.Compose:
 
 
 def _training(form: InputSpec, augment: Augment) -> tuple[Transform, Transform, Transform]:
-    steps = create_transform(
-        form.size,
-        is_training=True,
-        separate=True,
-        scale=augment.scale,
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        color_jitter=augment.color_jitter or None,
-        auto_augment=augment.policy,
-        interpolation=augment.interpolation,
-        mean=form.mean,
-        std=form.std,
-        re_prob=augment.erasing,
-        re_mode=augment.erasing_mode,
-    )
+    try:
+        steps = create_transform(
+            form.size,
+            is_training=True,
+            separate=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            color_jitter=augment.color_jitter or None,
+            auto_augment=augment.policy,
+            interpolation=augment.interpolation,
+            mean=form.mean,
+            std=form.std,
+            re_prob=augment.erasing,
+            re_mode=augment.erasing_mode,
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise SettingsError(
+            f"auto_augment {augment.auto_augment!r} cannot be read by timm ({error}); check it"
+        ) from None
     _allow_posterize_to_black(steps[1])
     return steps
 

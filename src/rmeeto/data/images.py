@@ -127,13 +127,22 @@ class FileImages(ImageSet):
         """Path of one image inside its set."""
         return str(self._reader.filename(self._indices[index]))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # An open tar cannot be sent to a worker; it is opened again at the next read.
+        self._close_tar()
+        return self.__dict__
+
     def _reopen_after_fork(self) -> None:
-        # A tar that is open when workers are forked has one file offset for all of them.
+        # A tar that was open when workers were forked has one file offset for all of them.
         if self._process != os.getpid():
             self._process = os.getpid()
-            state = getattr(self._reader, "tar_state", None)
-            if state is not None:
-                state.reset()
+            self._close_tar()
+
+    def _close_tar(self) -> None:
+        state = getattr(self._reader, "tar_state", None)
+        if state is not None and state.tf is not None:
+            state.tf.close()
+            state.reset()
 
 
 @final
@@ -211,7 +220,10 @@ def _class_names(reader: Any) -> tuple[str, ...]:
     numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if numbers:
         return tuple(sorted(numbers, key=numbers.__getitem__))
-    return tuple(str(label) for label in range(max(reader.iter_targets()) + 1))
+    labels = set(reader.iter_targets())
+    if not all(isinstance(label, int) for label in labels):
+        raise DataError(f"labels such as {next(iter(labels))!r} are no class numbers; name a set of integer labels")
+    return tuple(str(label) for label in range(max(labels) + 1))
 
 
 def _reason(error: Exception) -> str:

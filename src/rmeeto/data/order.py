@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, final
 
+import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
@@ -64,7 +65,7 @@ class ShuffledOrder:
         generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
         indices = self._drawn(generator)
         # One row for all shares: two processes never augment with the same seeds.
-        seeds = torch.randint(2**62, (self._share.count, len(indices)), generator=generator)[self._share.index]
+        seeds = torch.randint(2**32, (self._share.count, len(indices)), generator=generator)[self._share.index]
         for start in range(0, self.batches(size) * size, size):
             yield indices[start : start + size], seeds[start : start + size]
 
@@ -109,5 +110,5 @@ class StraightOrder:
 
 
 def seed_of(seed: int, epoch: int) -> int:
-    """One number for a pair, different for all pairs below 2**31."""
-    return (seed << 31) + epoch
+    """One number below 2**32 for a pair (torch's generator reads no more of it than that)."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])

@@ -17,6 +17,7 @@ ErasingMode = Literal["const", "rand", "pixel"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _SMALL_SIDE = 96
+_POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -163,6 +164,10 @@ class Augment:
             raise SettingsError(f"crop {self.crop!r} is unknown; use resized, padded or none")
         if self.erasing_mode not in ("const", "rand", "pixel"):
             raise SettingsError(f"erasing_mode {self.erasing_mode!r} is unknown; use const, rand or pixel")
+        if self.policy is not None and self.policy.split("-")[0] not in _POLICIES:
+            raise SettingsError(
+                f"auto_augment {self.auto_augment!r} is no policy of timm; use none or start with {', '.join(_POLICIES)}"
+            )
         if self.padding < 0 or self.color_jitter < 0:
             raise SettingsError(f"padding {self.padding} and color_jitter {self.color_jitter} must be 0 or more")
         if self.repeats < 1:
