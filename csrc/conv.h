@@ -36,7 +36,9 @@ inline void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin
             } else {
                 for (int64_t j = 0; j < taps; ++j) sum += w[j] * load(x.at(l - j) + channel, count);
             }
-            store(y.at(l) + channel, sum / (1.0f + expv(-sum)), count);
+            V gate = sum;
+            sigmoids<1>(&gate);
+            store(y.at(l) + channel, sum * gate, count);
         }
     }
 }
@@ -74,7 +76,8 @@ RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, in
             V sum = w[K];
             RMEETO_UNROLL
             for (int j = 0; j < K; ++j) sum += w[j] * seen[j];
-            const V s = sigmoid(sum);
+            V s = sum;
+            sigmoids<1>(&s);
             const V g = load(dy.at(l) + channel, count) * (s * (1.0f + sum * (1.0f - s)));
             gradient[0] = g;
             RMEETO_UNROLL

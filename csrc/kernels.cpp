@@ -8,17 +8,21 @@
 
 namespace {
 
-template <V (*F)(V)>
+template <void (*F)(V *)>
 void map_with(int64_t count, const float *x, float *y) {
-    for (int64_t i = 0; i < count; i += kLanes) store(y + i, F(load(x + i, count - i)), count - i);
+    for (int64_t i = 0; i < count; i += kLanes) {
+        V v = load(x + i, count - i);
+        F(&v);
+        store(y + i, v, count - i);
+    }
 }
 
 void map(int64_t function, int64_t count, const float *x, float *y) {
     switch (function) {
-        case 0: return map_with<exp2v>(count, x, y);
-        case 1: return map_with<expv>(count, x, y);
-        case 2: return map_with<softplus>(count, x, y);
-        default: return map_with<sigmoid>(count, x, y);
+        case 0: return map_with<exp2s<1, false>>(count, x, y);
+        case 1: return map_with<exps<1>>(count, x, y);
+        case 2: return map_with<softpluses<1>>(count, x, y);
+        default: return map_with<sigmoids<1>>(count, x, y);
     }
 }
 

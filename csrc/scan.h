@@ -25,16 +25,23 @@ struct Walk {
 
 inline Out rows(float *data, int64_t tokens, int64_t width) { return Out{data, tokens * width, width}; }
 
-// A (channels, state) as vectors over channels, [state][lanes], times `scale`.
-inline void transpose_A(const float *A, int64_t state, int64_t count, float scale, V *out) {
+// A (channels, state) as vectors over channels, [state][lanes], times log2(e). True when no rate is positive.
+inline bool transpose_A(const float *A, int64_t state, int64_t count, V *out) {
     float *lanes = reinterpret_cast<float *>(out);
+    bool decays = true;
     for (int64_t i = 0; i < kLanes; ++i)
-        for (int64_t k = 0; k < state; ++k) lanes[k * kLanes + i] = i < count ? A[i * state + k] * scale : 0.0f;
+        for (int64_t k = 0; k < state; ++k) {
+            const float rate = i < count ? A[i * state + k] : 0.0f;
+            decays = decays && !(rate > 0.0f);
+            lanes[k * kLanes + i] = rate * kLog2e;
+        }
+    return decays;
 }
 
 // What the recurrence reads for one chunk of tokens and one vector of channels.
 struct ScanInputs {
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
+    bool forward_time;                                        // no step is negative
 };
 
 struct ScanWalks {
@@ -51,17 +58,31 @@ inline void read_inputs(const Call &c, const ScanWalks &w, int64_t first, int64_
                         ScanInputs &in) {
     const int64_t count = c.channels - channel;
     const V bias = c.bias ? load(c.bias + channel, count) : V{};
+    for (int64_t t = 0; t < length; ++t) in.delta[t] = load(w.delta.at(first + t) + channel, count) + bias;
+    if (c.softplus) {
+        for (int64_t t = length; t % kInStep; ++t) in.delta[t] = V{};
+        apply<softpluses<kInStep>>(in.delta, length);
+    }
+    VI negative = {};
     for (int64_t t = 0; t < length; ++t) {
-        const V raw = load(w.delta.at(first + t) + channel, count) + bias;
-        in.delta[t] = c.softplus ? softplus(raw) : raw;
         in.u[t] = load(w.u.at(first + t) + channel, count);
         in.drive[t] = in.delta[t] * in.u[t];
         in.step[t] = w.time.data ? in.delta[t] * *w.time.at(first + t) : in.delta[t];
+        negative |= in.step[t] < V{};
     }
+    in.forward_time = !any(negative);
+}
+
+// gate[t] = sigmoid(z) for a chunk.
+inline void read_sigmoids(const Walk<const float> &z, int64_t first, int64_t length, int64_t channel, int64_t count,
+                          V *gate) {
+    for (int64_t t = 0; t < length; ++t) gate[t] = load(z.at(first + t) + channel, count);
+    for (int64_t t = length; t % kInStep; ++t) gate[t] = V{};
+    apply<sigmoids<kInStep>>(gate, length);
 }
 
 // S states of one vector of channels over one chunk: h = 2^(step A) h + drive B; y += C h.
-template <int S>
+template <int S, bool Decays>
 RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A, const float *B, int64_t B_stride,
                                 const float *C, int64_t C_stride, V *h, V *y) {
     V state[S];
@@ -70,10 +91,18 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
     for (int64_t t = 0; t < length; ++t, B += B_stride, C += C_stride) {
         const V step = in.step[t], drive = in.drive[t];
         V even = y[t], odd = {};
+        const V *rates = hidden(A);
+        constexpr int G = S < kInStep ? S : kInStep;
         RMEETO_UNROLL
-        for (int k = 0; k < S; ++k) {
-            state[k] = exp2v(step * A[k]) * state[k] + drive * B[k];
-            (k % 2 ? odd : even) += state[k] * C[k];
+        for (int first = 0; first < S; first += G) {
+            V a[G];
+            RMEETO_UNROLL
+            for (int k = 0; k < G; ++k) a[k] = step * rates[first + k];
+            exp2s<G, Decays>(a);
+            RMEETO_UNROLL
+            for (int k = 0; k < G; ++k) state[first + k] = a[k] * state[first + k] + drive * B[first + k];
+            RMEETO_UNROLL
+            for (int k = 0; k < G; ++k) (k % 2 ? odd : even) += state[first + k] * C[first + k];
         }
         y[t] = even + odd;
     }
@@ -81,16 +110,17 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
     for (int k = 0; k < S; ++k) h[k] = state[k];
 }
 
+template <bool Decays>
 inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t first, int64_t length, int64_t state,
                            const V *A, V *h, V *y) {
     const float *B = w.B.at(first), *C = w.C.at(first);
     int64_t k = 0;
     for (; k + 8 <= state; k += 8)
-        forward_tile<8>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<8, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
     for (; k + 4 <= state; k += 4)
-        forward_tile<4>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<4, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
     for (; k < state; ++k)
-        forward_tile<1>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<1, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
 }
 
 constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads
@@ -109,15 +139,16 @@ inline void forward_task(const ScanForward &c, int64_t batch, int64_t channel_be
     const int64_t vectors = ceil_div(channel_end - channel_begin, kLanes);
     const int64_t chunks = ceil_div(c.tokens, kChunk), padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
     V *A = scratch, *h = scratch + vectors * c.state;
+    bool decays = true;
     for (int64_t v = 0; v < vectors; ++v) {
         const int64_t channel = channel_begin + v * kLanes;
-        transpose_A(c.A + channel * c.state, c.state, c.channels - channel, kLog2e, A + v * c.state);
+        decays &= transpose_A(c.A + channel * c.state, c.state, c.channels - channel, A + v * c.state);
     }
     memset(h, 0, vectors * c.state * sizeof(V));
     const ScanWalks w(c, batch);
     const Walk<float> out(c.y, batch, c.tokens, c.reverse);
     ScanInputs in;
-    V y[kChunk];
+    V y[kChunk], gate[kChunk];
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t first = chunk * kChunk, length = smaller(kChunk, c.tokens - first);
         for (int64_t v = 0; v < vectors; ++v) {
@@ -130,14 +161,15 @@ inline void forward_task(const ScanForward &c, int64_t batch, int64_t channel_be
             read_inputs(c, w, first, length, channel, in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
-            forward_states(in, w, first, length, c.state, A + v * c.state, state, y);
-            for (int64_t t = 0; t < length; ++t) {
-                if (c.z.data) {
-                    const V z = load(w.z.at(first + t) + channel, count);
-                    y[t] *= z / (1.0f + expv(-z));
-                }
-                store(out.at(first + t) + channel, y[t], count);
+            if (decays && in.forward_time)
+                forward_states<true>(in, w, first, length, c.state, A + v * c.state, state, y);
+            else
+                forward_states<false>(in, w, first, length, c.state, A + v * c.state, state, y);
+            if (c.z.data) {
+                read_sigmoids(w.z, first, length, channel, count, gate);
+                for (int64_t t = 0; t < length; ++t) y[t] *= load(w.z.at(first + t) + channel, count) * gate[t];
             }
+            for (int64_t t = 0; t < length; ++t) store(out.at(first + t) + channel, y[t], count);
         }
     }
 }

@@ -11,6 +11,7 @@ namespace {
 struct BackwardChunk {
     ScanInputs in;
     V g[kChunk], y[kChunk];            // gradient before the gate, output before the gate
+    V gate[kChunk], slope[kChunk];     // sigmoid of z; of delta, the slope of softplus
     V ddrive[kChunk], dstep[kChunk];   // dstep lacks the factor ln 2
 };
 
@@ -21,7 +22,7 @@ struct BackwardScratch {
 };
 
 // Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1.
-template <int S, bool Gated>
+template <int S, bool Gated, bool Decays>
 RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, const float *B, int64_t B_stride,
                                   const float *C, int64_t C_stride, const float *start, int64_t start_stride,
                                   V *decay, V *h) {
@@ -33,13 +34,20 @@ RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, 
         V even = {}, odd = {};
         decay += S;
         h += S;
+        constexpr int G = S < kInStep ? S : kInStep;
+        const V *rates = hidden(A);
         RMEETO_UNROLL
-        for (int k = 0; k < S; ++k) {
-            const V a = exp2v(step * A[k]);
-            decay[k - S] = a;
-            state[k] = a * state[k] + drive * B[k];
-            h[k] = state[k];
-            if (Gated) (k % 2 ? odd : even) += state[k] * C[k];
+        for (int first = 0; first < S; first += G) {
+            V a[G];
+            RMEETO_UNROLL
+            for (int k = 0; k < G; ++k) a[k] = step * rates[first + k];
+            exp2s<G, Decays>(a);
+            RMEETO_UNROLL
+            for (int k = 0; k < G; ++k) {
+                decay[first + k - S] = a[k];
+                h[first + k] = state[first + k] = a[k] * state[first + k] + drive * B[first + k];
+                if (Gated) (k % 2 ? odd : even) += state[first + k] * C[first + k];
+            }
         }
         if (Gated) b.y[t] += even + odd;
     }
@@ -82,27 +90,22 @@ struct Tile {
     int64_t start_stride;
 };
 
-template <int S>
-inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, bool gated,
-                          BackwardScratch &m) {
+template <int S, bool Gated, bool Decays>
+inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, BackwardScratch &m) {
     const float *B = w.B.at(tile.first) + k, *C = w.C.at(tile.first) + k;
     const int64_t place = tile.vector * tile.state + k;
-    const float *start = tile.start + k * tile.start_stride;
-    if (gated)
-        recompute_tile<S, true>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride, start, tile.start_stride,
-                                m.decay, m.h);
-    else
-        recompute_tile<S, false>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride, start, tile.start_stride,
-                                 m.decay, m.h);
+    recompute_tile<S, Gated, Decays>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride,
+                                     tile.start + k * tile.start_stride, tile.start_stride, m.decay, m.h);
     sweep_tile<S>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
                   m.dB + k, m.dC + k, tile.state);
 }
 
-inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, bool gated, BackwardScratch &m) {
+template <bool Gated, bool Decays>
+inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
     int64_t k = 0;
-    for (; k + 8 <= tile.state; k += 8) backward_tile<8>(b, w, tile, k, gated, m);
-    for (; k + 4 <= tile.state; k += 4) backward_tile<4>(b, w, tile, k, gated, m);
-    for (; k < tile.state; ++k) backward_tile<1>(b, w, tile, k, gated, m);
+    for (; k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Decays>(b, w, tile, k, m);
+    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Decays>(b, w, tile, k, m);
+    for (; k < tile.state; ++k) backward_tile<1, Gated, Decays>(b, w, tile, k, m);
 }
 
 // Where the gradients of one task go, in the order of the scan.
@@ -116,26 +119,29 @@ inline void prepare_chunk(const ScanBackward &c, const ScanWalks &w, const Backw
     const int64_t count = c.channels - channel;
     read_inputs(c, w, first, length, channel, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
+    if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
     for (int64_t t = 0; t < length; ++t) {
         b.g[t] = load(o.dy.at(first + t) + channel, count);
-        if (w.z.data) {
-            const V z = load(w.z.at(first + t) + channel, count);
-            b.g[t] *= z / (1.0f + expv(-z));
-        }
+        if (w.z.data) b.g[t] *= load(w.z.at(first + t) + channel, count) * b.gate[t];
         b.y[t] = c.D ? skip * b.in.u[t] : V{};
         b.ddrive[t] = b.dstep[t] = V{};
     }
 }
 
 inline void finish_chunk(const ScanBackward &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
-                         int64_t length, int64_t channel, const BackwardChunk &b, V *dtime, V &dD, V &dbias) {
+                         int64_t length, int64_t channel, BackwardChunk &b, V *dtime, V &dD, V &dbias) {
     const int64_t count = c.channels - channel;
     const V skip = c.D ? load(c.D + channel, count) : V{}, bias = c.bias ? load(c.bias + channel, count) : V{};
+    if (c.softplus) {
+        for (int64_t t = 0; t < length; ++t) b.slope[t] = load(w.delta.at(first + t) + channel, count) + bias;
+        for (int64_t t = length; t % kInStep; ++t) b.slope[t] = V{};
+        apply<sigmoids<kInStep>>(b.slope, length);
+    }
     for (int64_t t = length - 1; t >= 0; --t) {
         const V u = b.in.u[t], dstep = b.dstep[t] * kLn2;
         const float time = w.time.data ? *w.time.at(first + t) : 1.0f;
         V ddelta = b.ddrive[t] * u + dstep * time;
-        if (c.softplus) ddelta *= sigmoid(load(w.delta.at(first + t) + channel, count) + bias);
+        if (c.softplus) ddelta *= b.slope[t];
         dtime[t] += dstep * b.in.delta[t];
         dD += b.g[t] * u;
         dbias += ddelta;
@@ -143,7 +149,7 @@ inline void finish_chunk(const ScanBackward &c, const ScanWalks &w, const Backwa
         if (c.du) store(o.du.at(first + t) + channel, du, count);
         if (c.ddelta) store(o.ddelta.at(first + t) + channel, ddelta, count);
         if (c.dz) {
-            const V z = load(w.z.at(first + t) + channel, count), s = sigmoid(z);
+            const V z = load(w.z.at(first + t) + channel, count), s = b.gate[t];
             const V dy = load(o.dy.at(first + t) + channel, count);
             store(o.dz.at(first + t) + channel, dy * b.y[t] * (s * (1.0f + z * (1.0f - s))), count);
         }
@@ -161,9 +167,10 @@ inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batc
     const int64_t channel_begin = group * kBackwardGroup;
     const int64_t vectors = ceil_div(smaller(kBackwardGroup, c.channels - channel_begin), kLanes);
     const int64_t chunks = ceil_div(c.tokens, kChunk), state = c.state, n = c.tokens, e = c.channels;
+    bool decays = true;
     for (int64_t v = 0; v < vectors; ++v) {
         const int64_t channel = channel_begin + v * kLanes;
-        transpose_A(c.A + channel * state, state, e - channel, kLog2e, m.A + v * state);
+        decays &= transpose_A(c.A + channel * state, state, e - channel, m.A + v * state);
     }
     memset(m.dh, 0, vectors * state * sizeof(V));
     memset(m.dA, 0, vectors * state * sizeof(V));
@@ -189,7 +196,11 @@ inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batc
             prepare_chunk(c, w, o, first, length, channel, b);
             const Tile tile{first, length, state, v, kept_states(c.states, batch, chunks, chunk, state, e, channel),
                             p.padded};
-            backward_states(b, w, tile, c.dz != nullptr, m);
+            const bool gated = c.dz != nullptr;
+            if (decays && b.in.forward_time)
+                gated ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
+            else
+                gated ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
             finish_chunk(c, w, o, first, length, channel, b, dtime, dD[v], dbias[v]);
         }
         for (int64_t t = 0; t < length; ++t) {

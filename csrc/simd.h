@@ -5,13 +5,21 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
+// RMEETO_SPLAT: a constant vector that is data in the file, for no code may run before the instruction set is known.
+#define RMEETO_4(x) x, x, x, x
 #if defined(__AVX512F__)
 #define RMEETO_LANES 16
+#define RMEETO_SPLAT(x) {RMEETO_4(x), RMEETO_4(x), RMEETO_4(x), RMEETO_4(x)}
 #elif defined(__AVX__)
 #define RMEETO_LANES 8
+#define RMEETO_SPLAT(x) {RMEETO_4(x), RMEETO_4(x)}
 #else
 #define RMEETO_LANES 4
+#define RMEETO_SPLAT(x) {RMEETO_4(x)}
 #endif
 
 #if defined(__clang__)
@@ -61,54 +69,167 @@ RMEETO_INLINE float sum(V v) {
     return lanes[0];
 }
 
-// 2^(n + f) for |f| <= 1/2, where the low bits of `biased` hold n + 126. A polynomial of degree 5 gives 2 * 2^f and the
-// bits give 2^(n-1): halving the power and doubling the polynomial keeps results between 2^127.5 and 2^128 finite.
-RMEETO_INLINE V power(V biased, V f) {
-    V p = 2.652945462614298e-3f * f + 1.9343025982379913e-2f;
-    p = p * f + 1.1101467162370682e-1f;
-    p = p * f + 4.8044484853744507e-1f;
-    p = p * f + 1.3862940073013306f;
-    p = p * f + 2.0f;
-    return p * (V)((VI)biased << 23);
+RMEETO_INLINE bool any(VI mask) {
+    int32_t lanes[kLanes], found = 0;
+    memcpy(lanes, &mask, sizeof mask);
+    for (int64_t i = 0; i < kLanes; ++i) found |= lanes[i];
+    return found != 0;
 }
 
-constexpr float kMagic = 12582912.0f + 126.0f;  // 1.5 * 2^23: adding it rounds to an integer; 126: see power
+// max and min that let NaN through in x. x86 has one instruction for each, which returns its second operand where one is
+// NaN, but GCC does not find it behind the comparison without -ffinite-math-only.
+RMEETO_INLINE V at_least(V low, V x) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(low, x);
+#elif defined(__AVX__)
+    return _mm256_max_ps(low, x);
+#elif defined(__SSE__)
+    return _mm_max_ps(low, x);
+#else
+    return x < low ? low : x;
+#endif
+}
+
+RMEETO_INLINE V at_most(V high, V x) {
+#if defined(__AVX512F__)
+    return _mm512_min_ps(high, x);
+#elif defined(__AVX__)
+    return _mm256_min_ps(high, x);
+#elif defined(__SSE__)
+    return _mm_min_ps(high, x);
+#else
+    return x > high ? high : x;
+#endif
+}
+
 constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
-// 2^x. Relative error below 2e-7 for x in [-125.5, 128); above: infinity; below: exactly 0 (results under 1.7e-38
-// are flushed, no subnormals); NaN stays NaN; 2^0 is exactly 1.
-RMEETO_INLINE V exp2v(V x) {
-    const V low = splat(-126.0f), high = splat(129.0f);
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const V t = x + kMagic;
-    return power(t, x - (t - kMagic));
+// The numbers of the exponential, whole vectors in memory. `hidden` makes the compiler forget what the pointer points
+// to: otherwise it pulls all of them out of the loops into registers, and spills the states instead.
+struct ExpNumbers {
+    V low, high, magic, c5, c4, c3, c2, c1, c0;
+};
+constexpr ExpNumbers kExp = {RMEETO_SPLAT(-126.0f),
+                             RMEETO_SPLAT(129.0f),
+                             RMEETO_SPLAT(12582912.0f + 126.0f),
+                             RMEETO_SPLAT(2.652945462614298e-3f),
+                             RMEETO_SPLAT(1.9343025982379913e-2f),
+                             RMEETO_SPLAT(1.1101467162370682e-1f),
+                             RMEETO_SPLAT(4.8044484853744507e-1f),
+                             RMEETO_SPLAT(1.3862940073013306f),
+                             RMEETO_SPLAT(2.0f)};
+
+template <class T>
+RMEETO_INLINE const T *hidden(const T *pointer) {
+    asm("" : "+r"(pointer));
+    return pointer;
 }
 
-// e^x, with the same ends. Cody and Waite's two-part ln 2: a plain x * log2(e) would lose seven bits at x = 80.
-RMEETO_INLINE V expv(V x) {
-    const V low = splat(-87.3f), high = splat(89.0f);
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const V t = x * kLog2e + kMagic;
-    const V n = t - kMagic;
-    return power(t, ((x - n * 0.693359375f) + n * 2.12194440e-4f) * kLog2e);
+// p = 2^(n + f) for |f| <= 1/2, where the low bits of `biased` hold n + 126: magic = 1.5 * 2^23 + 126 rounded it there. A
+// polynomial of degree 5 gives 2 * 2^f and the bits give 2^(n-1): halving the power and doubling the polynomial keeps
+// results between 2^127.5 and 2^128 finite.
+// G of them go in step: one alone is a chain of twenty dependent instructions, and the processor's schedulers are too
+// small to find the next independent chain behind it.
+template <int G>
+RMEETO_INLINE void power(const ExpNumbers *c, const V *biased, const V *f, V *p) {
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = c->c5 * f[i] + c->c4;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c3;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c2;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c1;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c0;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] *= (V)((VI)biased[i] << 23);
 }
 
-RMEETO_INLINE V sigmoid(V x) { return 1.0f / (1.0f + expv(-x)); }
+// x <- 2^x. Relative error below 2e-7 for x in [-125.5, 128); above: infinity; below: exactly 0 (results under 1.7e-38
+// are flushed, no subnormals); NaN stays NaN; 2^0 is exactly 1. Decays: no x is above 0, one limit is enough.
+template <int G, bool Decays>
+RMEETO_INLINE void exp2s(V *x) {
+    const ExpNumbers *c = hidden(&kExp);
+    V biased[G], p[G];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = at_least(c->low, x[i]);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = Decays ? x[i] : at_most(c->high, x[i]);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) biased[i] = x[i] + c->magic;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] -= biased[i] - c->magic;
+    power<G>(c, biased, x, p);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = p[i];
+}
 
-// log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(t) = 2 atanh(t / (2 + t)): exact in relative terms for very
+// x <- e^x, with the same ends. Cody and Waite's two-part ln 2: a plain x * log2(e) would lose seven bits at x = 80.
+template <int G>
+RMEETO_INLINE void exps(V *x) {
+    const ExpNumbers *c = hidden(&kExp);
+    V biased[G], p[G];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = at_most(splat(89.0f), at_least(splat(-87.3f), x[i]));
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) biased[i] = x[i] * kLog2e + c->magic;
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) {
+        const V n = biased[i] - c->magic;
+        x[i] = ((x[i] - n * 0.693359375f) + n * 2.12194440e-4f) * kLog2e;
+    }
+    power<G>(c, biased, x, p);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = p[i];
+}
+
+// x <- 1 / (1 + e^-x)
+template <int G>
+RMEETO_INLINE void sigmoids(V *x) {
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = -x[i];
+    exps<G>(x);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) x[i] = 1.0f / (1.0f + x[i]);
+}
+
+// x <- log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(t) = 2 atanh(t / (2 + t)): exact in relative terms for very
 // negative x, and equal to x above torch's threshold of 20.
-RMEETO_INLINE V softplus(V x) {
+template <int G>
+RMEETO_INLINE void softpluses(V *x) {
     const V zero = {};
-    const V t = expv(x < zero ? x : -x);
-    const V q = t / (2.0f + t);
-    const V w = q * q;
-    V p = 2.80119925737381e-1f * w + 2.8001803159713745e-1f;
-    p = p * w + 4.002152681350708e-1f;
-    p = p * w + 6.66664183139801e-1f;
-    return (x > zero ? x : zero) + (2.0f * q + q * w * p);
+    V t[G];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) t[i] = x[i] < zero ? x[i] : -x[i];
+    exps<G>(t);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) t[i] /= 2.0f + t[i];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) {
+        const V q = t[i], w = q * q;
+        V p = 2.80119925737381e-1f * w + 2.8001803159713745e-1f;
+        p = p * w + 4.002152681350708e-1f;
+        p = p * w + 6.66664183139801e-1f;
+        x[i] = (x[i] > zero ? x[i] : zero) + (2.0f * q + q * w * p);
+    }
+}
+
+// How many go in step: what the registers hold.
+constexpr int kInStep = kLanes == 16 ? 8 : 4;
+
+// A function of G vectors applied to `count` of them; the array must have room for a multiple of kInStep.
+template <void (*F)(V *)>
+RMEETO_INLINE void apply(V *x, int64_t count) {
+    for (int64_t t = 0; t < count; t += kInStep) {
+        V group[kInStep];
+        RMEETO_UNROLL
+        for (int i = 0; i < kInStep; ++i) group[i] = x[t + i];
+        F(group);
+        RMEETO_UNROLL
+        for (int i = 0; i < kInStep; ++i) x[t + i] = group[i];
+    }
 }
 
 // Scratch memory on a 64-byte boundary, freed at the end of the scope.
