@@ -1,7 +1,7 @@
 """Weights and inputs from names alone, so that golden values need no stored weights.
 
-Each array depends on its name, its shape and a seed: numpy's `default_rng([seed, crc32(name)])` draws float32 noise, and
-the last part of the name says what becomes of it.
+Each array depends on its name, its shape and a seed: numpy's `default_rng([seed, crc32(name)])` draws float32 noise,
+and the last part of the name says what becomes of it.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def merging(config, r, where, settings):
 
 
 def observed(model, images):
-    """Logits, tokens leaving each block and where the class token stands there, sizes and residual stream at the end."""
+    """Logits; tokens leaving each block and the class token's place there; sizes and residual stream at the end."""
     leaving = []
     handles = [layer.register_forward_hook(lambda _m, _a, tokens: leaving.append(tokens)) for layer in model.layers]
     try:

@@ -1,0 +1,112 @@
+"""Reducers go in and out of a model's slots and leave nothing behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rmeeto.errors import ScheduleError, SettingsError
+from rmeeto.reduction import Settings, attach, attached, detach, detached
+from rmeeto.schedule import Schedule
+from rmeeto.tokens import Slotted
+
+from .standin import StandIn
+
+SCHEDULE = Schedule.of([4, 0, 3, 0])
+X = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_attach_and_detach_leave_outputs_and_names_unchanged():
+    model = StandIn()
+    before, names = model(X), list(model.state_dict())
+    assert attach(model, SCHEDULE) is model
+    assert list(model.state_dict()) == names
+    assert model.tokens(X).x.shape == (3, 13, 6)
+    assert not torch.equal(model(X), before)
+    assert detach(model) is model
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(X), before)
+    assert all(type(slot) is nn.Identity for slot in model.slots)
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(size_aware_scan=True, shuffle=1.0), Settings(mode="amax")])
+def test_r_of_0_is_the_identity_bit_for_bit(settings):
+    model = StandIn()
+    before = model(X)
+    assert torch.equal(attach(model, Schedule.none(4), settings)(X), before)
+
+
+def test_attached_tells_what_is_attached():
+    model = StandIn()
+    assert attached(model) is None
+    settings = Settings(feature="hidden", rank=2)
+    assert attached(attach(model, SCHEDULE, settings)) == (SCHEDULE, settings)
+    assert attached(attach(model, Schedule.none(4))) == (Schedule.none(4), Settings())
+    assert attached(detach(model)) is None
+
+
+def test_attach_on_an_attached_model_replaces():
+    model = attach(attach(StandIn(), SCHEDULE), Schedule.of([0, 2, 0, 0]))
+    assert attached(model) == (Schedule.of([0, 2, 0, 0]), Settings())
+    assert model.tokens(X).x.shape[1] == 18
+
+
+def test_detached_restores_even_after_an_error():
+    model = attach(StandIn(), SCHEDULE)
+    merged, slots = model(X), list(model.slots)
+    with detached(model) as whole:
+        assert whole is model
+        assert attached(model) is None
+        assert torch.equal(model(X), StandIn()(X))
+    with pytest.raises(RuntimeError, match="midway"), detached(model):
+        raise RuntimeError("midway")
+    assert list(model.slots) == slots
+    assert torch.equal(model(X), merged)
+
+
+def test_a_copy_is_attached_on_its_own():
+    model = attach(StandIn(), SCHEDULE)
+    teacher = detach(copy.deepcopy(model))
+    assert attached(teacher) is None
+    assert attached(model) == (SCHEDULE, Settings())
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "settings", "error", "word"),
+    [
+        (StandIn(), Schedule.none(3), None, ScheduleError, "3 entries for a model of 4 blocks"),
+        (StandIn(k=2), SCHEDULE, Settings(class_place="official"), SettingsError, "has 2"),
+        (nn.Linear(2, 2), SCHEDULE, None, SettingsError, "Linear has no slots"),
+        (nn.Sequential(StandIn()), SCHEDULE, None, SettingsError, "Sequential has no slots"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(model, schedule, settings, error, word):
+    with pytest.raises(error, match=word) as caught:
+        attach(model, schedule, settings)
+    assert "\n" not in str(caught.value)
+    if isinstance(model, Slotted):
+        assert attached(model) is None
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+def test_several_protected_tokens_survive_every_merge(k):
+    model = attach(StandIn(k=k), Schedule.of([9, 9, 9, 9]))
+    tokens = model.tokens(X)
+    assert tokens.x.shape[1] == Schedule.of([9, 9, 9, 9]).final_length(20, protected=k)
+    assert torch.equal(tokens.sizes().sum(1), torch.full((3,), 20.0))
+    assert torch.equal(tokens.sizes().gather(1, tokens.places), torch.ones(3, k))
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(order="unordered", mode="prune"), Settings(mode="amin")])
+def test_whole_graph_without_breaks(settings):
+    model = attach(StandIn(), SCHEDULE, settings).eval()
+    with torch.no_grad():
+        expected = model(X)
+        exported = torch.export.export(model, (X,)).module()
+        torch.testing.assert_close(exported(X), expected)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), expected)

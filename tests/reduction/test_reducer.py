@@ -1,0 +1,201 @@
+"""One merge in its slot: what it keeps, what it adds up, what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmeeto.errors import ScheduleError, SettingsError
+from rmeeto.reduction import Reducer, Settings
+from rmeeto.schedule import removable
+from rmeeto.tokens import Features
+
+from .standin import random_tokens
+
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=80)
+MODES = ["sum", "mean", "amax", "amin", "prune"]
+
+loads = st.builds(
+    random_tokens,
+    batch=st.integers(1, 3),
+    n=st.integers(4, 20),
+    k=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+    sized=st.booleans(),
+)
+methods = st.builds(
+    Settings,
+    feature=st.sampled_from(["hidden", "B", "C", "delta"]),
+    similarity=st.sampled_from(["cosine", "l1", "l2"]),
+    rank=st.integers(1, 5),
+    order=st.sampled_from(["ordered", "unordered"]),
+    shuffle=st.sampled_from([0.0, 0.3, 1.0]),
+)
+
+
+def rows_at(x, places):
+    return x.gather(1, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+@given(tokens=loads, method=methods, r=st.integers(0, 12))
+@PROPERTY
+def test_sizes_sum_to_what_entered(tokens, method, r):
+    out = Reducer(r, method)(tokens)
+    assert out.x.shape[1] == tokens.x.shape[1] - removable(tokens.x.shape[1], r, tokens.places.shape[1])
+    assert torch.equal(out.sizes().sum(1), tokens.sizes().sum(1))
+    # The size-weighted sum of all values is kept, too.
+    total = (tokens.x * tokens.sizes().unsqueeze(-1)).sum(1)
+    torch.testing.assert_close((out.x * out.sizes().unsqueeze(-1)).sum(1), total, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(tokens=loads, method=methods, r=st.integers(1, 12))
+@PROPERTY
+def test_protected_tokens_are_untouched(mode, tokens, method, r):
+    # The feature of the protected tokens is the likeliest to merge: it must not matter.
+    out = Reducer(r, replace(method, mode=mode))(tokens)
+    kept, before = rows_at(out.x, out.places), rows_at(tokens.x, tokens.places)
+    if mode in ("amax", "amin"):
+        torch.testing.assert_close(kept, before)  # x - hidden + hidden rounds
+    else:
+        assert torch.equal(kept, before)
+    assert torch.equal(out.places.argsort(1), tokens.places.argsort(1))
+    if mode in ("sum", "prune"):
+        assert torch.equal(out.sizes().gather(1, out.places), tokens.sizes().gather(1, tokens.places))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "k", "r"), [(12, 1, 0), (2, 1, 5), (1, 1, 5), (4, 3, 2)])
+def test_nothing_to_remove_returns_the_tokens_given(mode, n, k, r):
+    tokens = random_tokens(n=n, k=k)
+    assert Reducer(r, Settings(mode=mode, shuffle=1.0, size_aware_scan=True))(tokens) is tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtype_stays(mode, dtype):
+    out = Reducer(4, Settings(mode=mode))(random_tokens(dtype=dtype, sized=True))
+    assert out.x.dtype == dtype
+    assert out.size.dtype == torch.float32
+    assert out.x.isfinite().all()
+
+
+@pytest.mark.parametrize("feature", ["hidden", "B", "C", "delta"])
+@pytest.mark.parametrize("similarity", ["cosine", "l1", "l2"])
+def test_zero_rows_give_no_nan(feature, similarity):
+    tokens = random_tokens()
+    features = Features(
+        torch.zeros_like(tokens.features.hidden),
+        *(tuple(torch.zeros_like(t) for t in getattr(tokens.features, name)) for name in ("B", "C", "delta")),
+    )
+    tokens = replace(tokens, x=tokens.x.requires_grad_(), features=features)
+    out = Reducer(3, Settings(feature=feature, similarity=similarity))(tokens)
+    out.x.sum().backward()
+    assert out.x.isfinite().all()
+    assert tokens.x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("feature", "name"), [("B", "B"), ("C", "C"), ("delta", "delta")])
+def test_directions_are_averaged(feature, name):
+    tokens = random_tokens(seed=5)
+    first, second = getattr(tokens.features, name)
+    one = replace(tokens, features=replace(tokens.features, **{name: ((first + second) / 2,)}))
+    wrong = replace(tokens, features=replace(tokens.features, **{name: (first,)}))
+    plan = Reducer(4, Settings(feature=feature)).planner
+    assert torch.equal(plan(tokens).index, plan(one).index)
+    assert not torch.equal(plan(tokens).index, plan(wrong).index)
+
+
+@pytest.mark.parametrize(("mode", "extreme"), [("amax", torch.maximum), ("amin", torch.minimum)])
+def test_extremes_merge_the_mixer_output_and_the_stream_apart(mode, extreme):
+    tokens = random_tokens(batch=1, n=3, k=1)
+    tokens = replace(tokens, places=torch.tensor([[0]]))
+    out = Reducer(1, Settings(mode=mode))(tokens)
+    hidden, stream = tokens.features.hidden[0], (tokens.x - tokens.features.hidden)[0]
+    torch.testing.assert_close(out.x[0, 1], extreme(hidden[1], hidden[2]) + extreme(stream[1], stream[2]))
+    assert torch.equal(out.size, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(("aware", "mode"), [(True, "sum"), (False, "sum"), (True, "mean")])
+def test_scan_sees_the_sizes_on_request_only(aware, mode):
+    out = Reducer(4, Settings(size_aware_scan=aware, mode=mode))(random_tokens(sized=True))
+    if not aware:
+        assert out.time is None
+    else:
+        assert torch.equal(out.time, out.size)
+        assert out.time.dtype == torch.float32
+
+
+def test_features_are_gone_after_a_merge():
+    out = Reducer(4, Settings())(random_tokens())
+    assert out.features is None
+    with pytest.raises(SettingsError, match="'hidden' is not known"):
+        Reducer(2, Settings())(out)
+
+
+@pytest.mark.parametrize("feature", ["B", "C", "delta"])
+def test_a_feature_that_no_block_set_is_named(feature):
+    tokens = random_tokens()
+    tokens = replace(tokens, features=Features(tokens.x))
+    with pytest.raises(SettingsError, match=feature):
+        Reducer(2, Settings(feature=feature))(tokens)
+
+
+def test_matching_builds_no_gradient_graph_and_merging_does():
+    tokens = random_tokens()
+    hidden = tokens.features.hidden.clone().requires_grad_()
+    x = tokens.x.clone().requires_grad_()
+    Reducer(4, Settings())(replace(tokens, x=x, features=Features(hidden))).x.square().sum().backward()
+    assert x.grad.abs().max() > 0
+    assert hidden.grad is None
+
+
+def test_shuffle_is_the_same_each_time_and_moves_the_share():
+    tokens = random_tokens(batch=2, n=41, k=1)
+    reducer = Reducer(5, Settings(shuffle=0.5, seed=3), block=2)
+    state = torch.get_rng_state()
+    first, second = reducer(tokens), reducer(tokens)
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(torch.get_rng_state(), state)
+    rows = torch.arange(40).expand(2, 40)
+    moved = reducer.planner._shuffled(rows) != rows
+    assert torch.equal(moved[0], moved[1])
+    assert 10 <= moved[0].sum() <= 20
+    for other in (Settings(shuffle=0.5, seed=4), Settings()):
+        assert not torch.equal(Reducer(5, other, block=2)(tokens).x, first.x)
+    assert not torch.equal(Reducer(5, Settings(shuffle=0.5, seed=3), block=3)(tokens).x, first.x)
+
+
+def test_shuffled_tokens_stand_and_match_in_their_new_order():
+    tokens = random_tokens(batch=1, n=11, k=1)
+    reducer = Reducer(3, Settings(shuffle=1.0))
+    places = torch.tensor([[4]])
+    rows = torch.tensor([[place for place in range(11) if place != 4]])
+    shuffled = reducer.planner._shuffled(rows)
+    order = torch.cat((shuffled[:, :4], places, shuffled[:, 4:]), dim=1)[0]
+    permuted = replace(tokens, x=tokens.x[:, order], places=places, features=Features(tokens.features.hidden[:, order]))
+    expected = Reducer(3, Settings())(permuted)
+    torch.testing.assert_close(reducer(replace(tokens, places=places)).x, expected.x)
+
+
+@pytest.mark.parametrize("removal", [-1, 1.5, True])
+def test_a_removal_that_cannot_be_is_refused(removal):
+    with pytest.raises(ScheduleError):
+        Reducer(removal, Settings())
+
+
+def test_images_do_not_influence_each_other():
+    tokens = random_tokens(batch=3, n=15, k=2)
+    together = Reducer(5, Settings())(tokens)
+    for image in range(3):
+        part = slice(image, image + 1)
+        alone = Reducer(5, Settings())(
+            replace(
+                tokens, x=tokens.x[part], places=tokens.places[part], features=Features(tokens.features.hidden[part])
+            )
+        )
+        torch.testing.assert_close(alone.x[0], together.x[image])
