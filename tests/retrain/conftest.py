@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rmeeto.records import Accuracy
-from rmeeto.retrain import Recipe
+from rmeeto.retrain import Recipe, TrainingData
 
 CLASSES = 4
 
@@ -51,11 +51,11 @@ class Batches:
             yield self.images[rows], self.labels[rows]
 
 
-class Data:
-    num_classes = CLASSES
+class Data(TrainingData):
+    """The data and the accuracy of a model on it."""
 
     def __init__(self, count: int = 40, size: int = 8) -> None:
-        self.train = Batches(count, size)
+        super().__init__(Batches(count, size), CLASSES)
 
     def validate(self, model: nn.Module) -> Accuracy:
         torch.rand(3)  # a validation may draw: training must not notice
@@ -72,6 +72,15 @@ def net(seed: int = 0, **settings) -> Net:
 
 def recipe(**settings) -> Recipe:
     return Recipe(**{"epochs": 3, "batch_size": 8, "lr": 1e-2, "min_lr": 1e-4, **settings})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads cost more than these models do, and other tests may be running."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

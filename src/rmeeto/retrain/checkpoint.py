@@ -168,11 +168,13 @@ class Checkpoints:
         return index
 
     def _remove_old(self, position: Position) -> None:
-        kept = set(self.all()[:2])
+        """Newer ones are broken: this run fell back from them."""
+        folders = [folder for folder in self.all() if folder.name <= _name(position.epoch)]
+        kept = {folder.name for folder in folders[:2]}
         if position.best_epoch is not None:
-            kept.add(self.folder / _name(position.best_epoch))
+            kept.add(_name(position.best_epoch))
         for folder in self.all():
-            if folder not in kept:
+            if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

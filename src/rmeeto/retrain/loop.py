@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,14 +19,15 @@ from accelerate.utils import GradientAccumulationPlugin, broadcast, gather_objec
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from rmeeto.errors import CheckpointError, DataError, OutputError, ShapeError, TrainingError
+from rmeeto.errors import CheckpointError, DataError, OutputError, SettingsError, ShapeError, TrainingError
 from rmeeto.records import Accuracy, Epoch, Run
+from rmeeto.retrain.batches import TrainingData, full_batches, next_batch
 from rmeeto.retrain.checkpoint import Checkpoints, Contents
 from rmeeto.retrain.distill import DistillationLoss, Mixer
-from rmeeto.retrain.log import JsonLines
-from rmeeto.retrain.meter import Meter, Reading
+from rmeeto.retrain.log import Diary, JsonLines
+from rmeeto.retrain.meter import Meter
 from rmeeto.retrain.optimise import LearningRate, adamw, set_lr
-from rmeeto.retrain.progress import Progress, Silent, StepReport
+from rmeeto.retrain.progress import Progress, Silent
 from rmeeto.retrain.recipe import Recipe
 from rmeeto.retrain.state import Position, kept_random_state, random_state, set_random_state
 
@@ -36,32 +37,12 @@ LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 
 
-class Batches(Protocol):
-    """Training batches: (images (b, ...) float32, labels (b,) int64), this process's share of each."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch."""
-
-    def __len__(self) -> int:
-        """Batches of an epoch; one that is not full is never trained on."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch 0, 1, ...: a function of the epoch alone, so that a resumed run sees the same."""
-
-
-class TrainingData(Protocol):
-    """What is trained on."""
-
-    train: Batches
-    num_classes: int
-
-
 def train(
     student: nn.Module,
     teacher: nn.Module | None,
     data: TrainingData,
     recipe: Recipe,
-    output: Path,
+    output: str | Path,
     *,
     validate: Validate | None = None,
     progress: Progress | None = None,
@@ -73,7 +54,7 @@ def train(
     trackers: Sequence[str] = (TENSORBOARD,),
     cpu: bool = False,
 ) -> Run:
-    """Train a model as a recipe says; at the end it holds the last epoch's weights.
+    """Train a model as a recipe says; at the end it holds the last epoch's weights and is in eval mode.
 
     Seeds Python's, NumPy's and torch's generators with the recipe's seed. Writes checkpoints/, log.jsonl and
     tensorboard/ under `output`; `Checkpoints(output / "checkpoints").best()` names the best weights.
@@ -95,13 +76,17 @@ def train(
         cpu: stay off the accelerator.
 
     Raises:
-        SettingsError: the recipe does not fit the number of processes.
+        SettingsError: the recipe does not fit the number of processes, or the teacher is the student itself.
         DataError: too few images for one step, or batches of a wrong size.
         ShapeError: the model's classes are not the data's.
         CheckpointError: nothing to resume from is whole, or it is another run's.
         OutputError: `output` holds another run, or cannot be written.
         TrainingError: the loss is no longer a number.
     """
+    if teacher is student:
+        raise SettingsError("the teacher is the student itself; give a copy of it as the teacher")
+    if validate_every < 1 or log_every < 1:
+        raise SettingsError(f"validate_every {validate_every} and log_every {log_every} must both be 1 or more")
     loop = _Loop(
         student,
         teacher,
@@ -118,6 +103,7 @@ def train(
         position = loop.run(loop.start(resume=resume), validate, validate_every)
     finally:
         loop.close()
+    student.eval()
     return Run(
         verb="pretrain" if teacher is None else "retrain",
         epochs=tuple(dataclasses.asdict(epoch) for epoch in position.epochs),
@@ -151,14 +137,23 @@ class _Loop:
         self.recipe, self.output, self.data = recipe, output, data
         self.about = {"verb": "pretrain" if teacher is None else "retrain", **about}
         self.micro_batch = recipe.micro_batch(self.engine.num_processes)
-        self.steps_per_epoch = _full_batches(data.train, self.micro_batch) // recipe.accumulate
+        self.steps_per_epoch = full_batches(data.train, self.micro_batch) // recipe.accumulate
         if self.steps_per_epoch == 0:
             raise DataError(f"the training set has less than one step of {recipe.batch_size} images; lower batch_size")
         self.lr = LearningRate.of(recipe, self.steps_per_epoch)
         self.progress = progress if self.engine.is_main_process else Silent()
         self.log_every = log_every
         self.checkpoints = Checkpoints(output / CHECKPOINTS)
-        self.log = JsonLines(output / LOG)
+        self.lines = JsonLines(output / LOG) if self.engine.is_main_process else None
+        self.diary = Diary(
+            self.lines,
+            lambda values, step: self.engine.log(values, step=step),
+            self.progress,
+            every=log_every,
+            epochs=recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            time_limit=recipe.time_limit,
+        )
         self._build(student, teacher if recipe.distill_weight > 0 else None)
 
     def _build(self, student: nn.Module, teacher: nn.Module | None) -> None:
@@ -182,10 +177,13 @@ class _Loop:
             raise OutputError(f"{self.output} holds a run already; resume it, or name another output folder")
         found = self.checkpoints.newest(self.progress.note) if resume else None
         position = Position() if found is None else self._restore(found)
-        _make_folder(self.output)
-        if self.engine.is_main_process:
-            self.log.cut_after(position.epoch)
-        self.engine.init_trackers(TENSORBOARD, init_kwargs={TENSORBOARD: {"purge_step": position.step + 1}})
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.engine.init_trackers(TENSORBOARD, init_kwargs={TENSORBOARD: {"purge_step": position.step + 1}})
+        except OSError as error:
+            raise OutputError(f"cannot write {self.output}: {error.strerror}; name another output folder") from None
+        if self.lines is not None:
+            self.lines.cut_after(position.epoch)
         return position
 
     def run(self, position: Position, validate: Validate | None, validate_every: int) -> Position:
@@ -198,7 +196,7 @@ class _Loop:
             seconds = position.seconds + time.perf_counter() - begun
             position = dataclasses.replace(position.after(epoch), seconds=seconds)
             self._save(position)
-            self._tell_epoch(epoch, position.step)
+            self.diary.epoch(epoch, position.step)
         return position
 
     def close(self) -> None:
@@ -216,7 +214,7 @@ class _Loop:
         while meter.steps < self.steps_per_epoch and (place < self.lr.last or meter.step == 0):
             place = self._place(meter)
             set_lr(self.optimizer, self.lr.at(place))
-            losses = [self._micro_step(*_next(batches)) for _ in range(self.recipe.accumulate)]
+            losses = [self._micro_step(*next_batch(batches)) for _ in range(self.recipe.accumulate)]
             self._average(meter.step + 1)
             meter.add(torch.stack(losses).mean())
         meter.read()
@@ -295,7 +293,7 @@ class _Loop:
             read_every=1 if self.engine.device.type == "cpu" else self.log_every,
             window=self.log_every,
             gather=lambda losses: self.engine.reduce(losses, "mean"),
-            tell=self._tell_step,
+            tell=lambda reading: self.diary.step(reading, self.optimizer.param_groups[0]["lr"]),
             rescue=f"the last good checkpoint is {found[0]}" if found else "no checkpoint was written yet",
         )
 
@@ -340,35 +338,6 @@ class _Loop:
         self.progress.note(f"resuming after epoch {found.position.epoch} of {self.recipe.epochs}")
         return found.position
 
-    def _tell_step(self, reading: Reading) -> None:
-        """Every reading to the bar, every `log_every`-th step to the logs."""
-        lr: float = self.optimizer.param_groups[0]["lr"]
-        epoch = (reading.step - 1) // self.steps_per_epoch + 1
-        done, left = self._share(reading)
-        self.progress.step(
-            StepReport(epoch, self.recipe.epochs, reading.step, done, reading.loss, lr, reading.images_per_second, left)
-        )
-        if reading.step % self.log_every == 0:
-            values = {"loss": reading.loss, "lr": lr, "images_per_second": reading.images_per_second}
-            if self.engine.is_main_process:
-                self.log.append({"kind": "step", "epoch": epoch, "step": reading.step, **values})
-            self.engine.log({f"train/{name}": value for name, value in values.items()}, step=reading.step)
-
-    def _share(self, reading: Reading) -> tuple[float, float]:
-        """The share of the run that is done, and the training seconds that are left."""
-        done, left = reading.step / self.lr.steps, reading.trained / reading.step * (self.lr.steps - reading.step)
-        limit = self.recipe.time_limit
-        if limit is None:
-            return done, left
-        return min(1.0, max(done, reading.trained / limit)), max(0.0, min(left, limit - reading.trained))
-
-    def _tell_epoch(self, epoch: Epoch, step: int) -> None:
-        if self.engine.is_main_process:
-            self.log.append(epoch.to_dict())
-        values = {"loss": epoch.loss, "top1": epoch.top1, "top5": epoch.top5, "ema_top1": epoch.ema_top1}
-        self.engine.log({f"epoch/{name}": value for name, value in values.items() if value is not None}, step=step)
-        self.progress.epoch(epoch)
-
     def _check_batch(self, images: Tensor) -> None:
         if len(images) != self.micro_batch:
             raise DataError(
@@ -395,26 +364,3 @@ def _engine(recipe: Recipe, output: Path, trackers: Sequence[str], *, cpu: bool)
         log_with=list(trackers) or None,
         project_dir=output,
     )
-
-
-def _full_batches(batches: Batches, size: int) -> int:
-    """Batches of an epoch that hold `size` images: a loader that keeps a short last one counts it too."""
-    images = getattr(batches, "dataset", None)
-    if getattr(batches, "drop_last", True) or images is None:
-        return len(batches)
-    return min(len(batches), len(images) // size)
-
-
-def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    try:
-        images, labels = next(batches)
-    except StopIteration:
-        raise DataError("the training data ended before its epoch; its length promises more full batches") from None
-    return images, labels
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; name another output folder") from None

@@ -52,10 +52,10 @@ class LearningRate:
 
     def at(self, position: float) -> float:
         """Learning rate of step `position`; a run of limited time asks for places between steps."""
-        if position < self.warmup:
-            return self.peak * (position + 1) / (self.warmup + 1)
         if position >= self.last:
             return self.low
+        if position < self.warmup:
+            return self.peak * (position + 1) / (self.warmup + 1)
         share = (position - self.warmup) / (self.last - self.warmup)
         return self.low + (self.peak - self.low) * 0.5 * (1 + math.cos(math.pi * share))
 

@@ -195,13 +195,16 @@ class Recipe:
             raise SettingsError(f"recipe: {name} is {getattr(self, name)!r}; it must be {rule}")
 
     def _check_together(self) -> None:
+        self.micro_batch()
         if self.min_lr > self.peak_lr:
-            raise SettingsError(f"recipe: min_lr {self.min_lr:g} is above the peak {self.peak_lr:g}; lower min_lr")
+            raise SettingsError(
+                f"recipe: min_lr {self.min_lr:g} is above the peak {self.peak_lr:g} of a batch of {self.batch_size}; "
+                "lower min_lr, or set lr itself"
+            )
         if self.warmup_epochs >= self.epochs:
             raise SettingsError(
                 f"recipe: {self.warmup_epochs:g} warm-up epochs leave none of {self.epochs} for the cosine; use fewer"
             )
-        self.micro_batch()
 
 
 def _is_int(value: object) -> bool:
