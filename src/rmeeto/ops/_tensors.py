@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import overload
+
 import torch
 from torch import Tensor
 
 LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
 
 
+@overload
+def dense(x: Tensor) -> Tensor: ...
+@overload
+def dense(x: None) -> None: ...
 def dense(x: Tensor | None) -> Tensor | None:
     """The tensor as contiguous float32; itself where it is already."""
     if x is None:
@@ -16,6 +23,10 @@ def dense(x: Tensor | None) -> Tensor | None:
     return x if x.is_contiguous() else x.contiguous()
 
 
+@overload
+def rows(x: Tensor) -> Tensor: ...
+@overload
+def rows(x: None) -> None: ...
 def rows(x: Tensor | None) -> Tensor | None:
     """The tensor as float32 with a contiguous last dimension; token and batch strides may be anything."""
     if x is None:
@@ -32,3 +43,15 @@ def address(x: Tensor | None) -> int:
 def walk(x: Tensor | None) -> tuple[int, int, int]:
     """Address, batch stride and token stride: a `Rows` of csrc/rmeeto.h."""
     return (0, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def empty(like: Tensor) -> Tensor:
+    """Uninitialised contiguous float32 of the same shape."""
+    if like.dtype is torch.float32 and like.is_contiguous():
+        return torch.empty_like(like)
+    return like.new_empty(like.shape, dtype=torch.float32)
+
+
+def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd has to remember this call."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

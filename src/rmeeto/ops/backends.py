@@ -20,6 +20,7 @@ from rmeeto.ops import _library
 
 OPS = ("selective_scan", "causal_conv")
 NAMES = ("auto", "native", "reference")
+KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 _setting = "auto"
 _warned: set[str] = set()
@@ -98,12 +99,13 @@ def _obstacle(tensors: tuple[Tensor | None, ...]) -> tuple[str, str] | None:
     for x in tensors:
         if x is None:
             continue
-        kind = x.device.type
-        if kind not in ("cpu", "meta"):
-            return f"the tensors are on {kind}, the kernels are for CPUs", "use the CPU, or accept with the reference"
-        if x.dtype is torch.float64:
-            return "float64 has no kernel", "use float32, or say backend='reference'"
-        meta = meta or kind == "meta"
+        if x.dtype not in KINDS:
+            return f"{x.dtype} has no kernel", "use float32, or say backend='reference'"
+        if x.is_cpu:
+            continue
+        if not x.is_meta:
+            return f"the tensors are on {x.device.type}, the kernels are for CPUs", "say backend='reference'"
+        meta = True
     if meta:  # only shapes are computed
         return None
     problem = _library.problem()

@@ -49,4 +49,4 @@ def causal_conv(
         raise ShapeError(f"bias has shape {tuple(bias.shape)}; with this x it must be ({channels},): check the channels")
     if not backends.choose("causal_conv", (x, weight, bias), backend):
         return causal_conv_reference(x, weight, bias, reverse=reverse)
-    return torch.ops.rmeeto.causal_conv(x, weight, bias, reverse)
+    return torch.ops.rmeeto.causal_conv.default(x, weight, bias, reverse)

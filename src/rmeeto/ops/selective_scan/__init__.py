@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
+from rmeeto.ops._tensors import wants_gradient
 from rmeeto.ops.selective_scan import native as _native  # noqa: F401  (registers the torch ops)
 from rmeeto.ops.selective_scan.reference import selective_scan_reference
 
@@ -52,8 +53,7 @@ def selective_scan(
         return selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias, time, softplus=softplus, reverse=reverse
         )
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return torch.ops.rmeeto.selective_scan(*tensors, softplus, reverse, keep)[0]
+    return torch.ops.rmeeto.selective_scan.default(*tensors, softplus, reverse, wants_gradient(tensors))[0]
 
 
 def _check(
