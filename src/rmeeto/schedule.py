@@ -10,6 +10,8 @@ from typing import Literal
 from rmeeto.errors import ScheduleError
 
 Phase = Literal["even", "odd"]
+# What becomes of the tokens that leave (see `TokenMap.merge`).
+MergeMode = Literal["sum", "mean", "amax", "amin", "prune"]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ Letters: b batch, n tokens, m tokens after a merge, c model width, e inner width
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError, ShapeError
-
-MergeMode = Literal["sum", "mean", "amax", "amin", "prune"]
+from rmeeto.schedule import MergeMode
 
 
 @dataclass(frozen=True)

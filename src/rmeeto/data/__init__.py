@@ -11,8 +11,9 @@ Names are imported when they are first used, so that the settings can be read wi
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rmeeto._lazy import lazily
 
 if TYPE_CHECKING:
     from rmeeto.data.demo_set import DEMO_INPUT
@@ -48,8 +49,4 @@ __all__ = [
     "open_split",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'rmeeto.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazily(__name__, _HOMES)

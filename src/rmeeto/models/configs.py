@@ -59,7 +59,16 @@ class VimConfig:
         if isinstance(self.img_size, int):
             object.__setattr__(self, "img_size", (self.img_size, self.img_size))
         object.__setattr__(self, "img_size", tuple(self.img_size))
-        for name in ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "expand", "state_size", "conv_width"):
+        for name in (
+            "patch_size",
+            "in_chans",
+            "num_classes",
+            "embed_dim",
+            "depth",
+            "expand",
+            "state_size",
+            "conv_width",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)} is not a size; give 1 or more")
         if self.class_token not in ("middle", "first"):
@@ -75,8 +84,8 @@ class VimConfig:
         for side in self.img_size:
             if side < self.patch_size or (side - self.patch_size) % step:
                 raise ShapeError(
-                    f"input size {self.img_size[0]}x{self.img_size[1]} does not fit patches of {self.patch_size} pixels "
-                    f"every {step}: each side must be {self.patch_size} plus a multiple of {step}; "
+                    f"input size {self.img_size[0]}x{self.img_size[1]} does not fit patches of {self.patch_size} "
+                    f"pixels every {step}: each side must be {self.patch_size} plus a multiple of {step}; "
                     f"the nearest that fits is {_fitting(side, self.patch_size, step)}"
                 )
 
@@ -113,7 +122,9 @@ class VimConfig:
 
 
 CONFIGS: dict[str, VimConfig] = {
-    "vim_nano": VimConfig(img_size=(28, 28), patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=12),
+    "vim_nano": VimConfig(
+        img_size=(28, 28), patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=12, state_size=8
+    ),
     "vim_tiny": VimConfig(embed_dim=192),
     "vim_small": VimConfig(embed_dim=384),
     "vim_base": VimConfig(embed_dim=768),

@@ -20,7 +20,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = Mixer(config)
         self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tokens) -> Tokens:
         features = self.mixer(self.norm(tokens.x), tokens.time)
@@ -32,3 +32,10 @@ def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module])
     for block, slot in zip(blocks, slots, strict=True):
         tokens = slot(block(tokens))
     return tokens
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Stochastic depth from 0 in the first block, linearly, to `rate` in the last, in place."""
+    paths = [module for module in model.modules() if isinstance(module, DropPath)]
+    for index, path in enumerate(paths):
+        path.drop_prob = rate * index / max(1, len(paths) - 1)

@@ -3,11 +3,30 @@
 A `Reducer` stands in the slot after a block. It never meets the block: it reads `Tokens` and returns fewer.
 """
 
-from rmeeto.reduction.attach import attach, attached, detach, detached
-from rmeeto.reduction.features import feature_width
-from rmeeto.reduction.reducer import Reducer
-from rmeeto.reduction.settings import Settings
-from rmeeto.reduction.trace import Trace, trace
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmeeto._lazy import lazily
+
+if TYPE_CHECKING:
+    from rmeeto.reduction.attach import attach, attached, detach, detached
+    from rmeeto.reduction.features import feature_width
+    from rmeeto.reduction.reducer import Reducer
+    from rmeeto.reduction.settings import Settings
+    from rmeeto.reduction.trace import Trace, trace
+
+_HOMES = {
+    "Reducer": "rmeeto.reduction.reducer",
+    "Settings": "rmeeto.reduction.settings",
+    "Trace": "rmeeto.reduction.trace",
+    "attach": "rmeeto.reduction.attach",
+    "attached": "rmeeto.reduction.attach",
+    "detach": "rmeeto.reduction.attach",
+    "detached": "rmeeto.reduction.attach",
+    "feature_width": "rmeeto.reduction.features",
+    "trace": "rmeeto.reduction.trace",
+}
 
 __all__ = [
     "Reducer",
@@ -20,3 +39,5 @@ __all__ = [
     "feature_width",
     "trace",
 ]
+
+__getattr__ = lazily(__name__, _HOMES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from rmeeto.errors import SettingsError
-from rmeeto.tokens import MergeMode
+from rmeeto.schedule import MergeMode
 
 Feature = Literal["hidden", "B", "C", "delta"]
 Similarity = Literal["cosine", "l1", "l2"]

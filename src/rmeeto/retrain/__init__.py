@@ -1,10 +1,31 @@
 """Training, with or without a teacher: a recipe, a loop, and checkpoints that cannot be lost."""
 
-from rmeeto.retrain.batches import Batches, TrainingData
-from rmeeto.retrain.checkpoint import Checkpoints
-from rmeeto.retrain.loop import Validate, train
-from rmeeto.retrain.progress import Progress, Silent, StepReport, progress_on
-from rmeeto.retrain.recipe import PUBLISHED, Recipe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmeeto._lazy import lazily
+
+if TYPE_CHECKING:
+    from rmeeto.retrain.batches import Batches, TrainingData
+    from rmeeto.retrain.checkpoint import Checkpoints
+    from rmeeto.retrain.loop import Validate, train
+    from rmeeto.retrain.progress import Progress, Silent, StepReport, progress_on
+    from rmeeto.retrain.recipe import PUBLISHED, Recipe
+
+_HOMES = {
+    "Batches": "rmeeto.retrain.batches",
+    "Checkpoints": "rmeeto.retrain.checkpoint",
+    "PUBLISHED": "rmeeto.retrain.recipe",
+    "Progress": "rmeeto.retrain.progress",
+    "Recipe": "rmeeto.retrain.recipe",
+    "Silent": "rmeeto.retrain.progress",
+    "StepReport": "rmeeto.retrain.progress",
+    "TrainingData": "rmeeto.retrain.batches",
+    "Validate": "rmeeto.retrain.loop",
+    "progress_on": "rmeeto.retrain.progress",
+    "train": "rmeeto.retrain.loop",
+}
 
 __all__ = [
     "PUBLISHED",
@@ -19,3 +40,5 @@ __all__ = [
     "progress_on",
     "train",
 ]
+
+__getattr__ = lazily(__name__, _HOMES)

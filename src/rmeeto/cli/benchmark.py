@@ -1,0 +1,41 @@
+"""`rmeeto benchmark`: measured speed of a merged model against its un-merged self."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rmeeto.cli.console import Screen, show
+from rmeeto.cli.options import with_options
+from rmeeto.cli.texts import benchmark_text
+from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.reduction.settings import Settings
+
+NAME = "benchmark"
+HELP = """Measure speed and cost of a merged model and of its un-merged self, in turn.
+
+Examples:
+
+    rmeeto benchmark --model vim_tiny --r 5
+
+    rmeeto benchmark --model runs/demo --own-schedule --speed-batch 1 --threads 1 --json
+"""
+
+
+@with_options(model=ModelSpec(), schedule=ScheduleSpec(), settings=Settings(), speed=SpeedSpec())
+def command(
+    model: ModelSpec,
+    schedule: ScheduleSpec,
+    settings: Settings,
+    speed: SpeedSpec,
+    own_schedule: Annotated[
+        bool, typer.Option("--own-schedule", help="merge as the model's own schedule says, not as --r does")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
+) -> None:
+    """Parse, call, print."""
+    from rmeeto.pipeline.measuring import benchmark
+
+    result = benchmark(model, speed, schedule=None if own_schedule else schedule, settings=settings, watch=Screen())
+    show(benchmark_text(result), result, as_json=as_json)

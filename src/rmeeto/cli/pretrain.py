@@ -1,0 +1,45 @@
+"""`rmeeto pretrain`: the training loop without a teacher, from random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmeeto.cli.console import Screen, show
+from rmeeto.cli.options import with_options
+from rmeeto.data.spec import Augment, DataSpec
+from rmeeto.pipeline.specs import ModelSpec
+from rmeeto.retrain.recipe import Recipe
+
+NAME = "pretrain"
+HELP = """Train a Vision Mamba from random weights.
+
+Examples:
+
+    rmeeto pretrain --model vim_nano --data demo --epochs 5 --output runs/nano
+
+    rmeeto pretrain --model vim_tiny --img-size 64 --patch-size 4 --data photos/ --output runs/photos
+
+    rmeeto pretrain --model vim_nano --in-chans 3 --img-size 32 --data train.tar --val-data test.tar --output runs/c10
+"""
+
+
+@with_options(model=ModelSpec(), data=DataSpec(), recipe=Recipe.pretraining(), augment=Augment.light())
+def command(
+    model: ModelSpec,
+    data: DataSpec,
+    recipe: Recipe,
+    augment: Augment,
+    output: Annotated[Path, typer.Option(help="folder of the run; made if it is not there")],
+    resume: Annotated[bool, typer.Option(help="continue from the newest checkpoint in the output folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
+) -> None:
+    """Parse, call, print."""
+    from rmeeto.pipeline.training import pretrain
+
+    run = pretrain(model, data, recipe, augment, output, resume=resume, watch=Screen())
+    last = run.epochs[-1]
+    text = f"top-1 {last['top1']:.2f} after {run.images} images in {run.seconds:.0f} s; the model is in {output}"
+    show(text, run.to_dict(), as_json=as_json)

@@ -1,0 +1,70 @@
+"""The demo: the main job on embedded images and weights, nothing to download."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from rmeeto.data import Augment, DataSpec, open_data
+from rmeeto.pipeline.opening import fitting, open_model, require_classes
+from rmeeto.pipeline.retraining import Job, carry_out
+from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.watch import Unwatched, Watch
+from rmeeto.reduction import Settings
+from rmeeto.retrain import Checkpoints, Recipe
+from rmeeto.retrain.loop import CHECKPOINTS
+
+SCHEDULE = ScheduleSpec(r=32)
+RECIPE = Recipe(
+    epochs=4,
+    batch_size=64,
+    lr=1e-3,
+    min_lr=1e-5,
+    warmup_epochs=0.1,
+    drop_path=0.0,
+    distill_weight=1.0,
+    mixup=0.0,
+    cutmix=0.0,
+    smoothing=0.0,
+    clip_grad=1.0,
+    time_limit=200.0,
+)
+SPEED = SpeedSpec(speed_batch=16, repeats=25, warmup=3)
+QUICK = {"train": 640, "val": 300, "epochs": 1, "repeats": 5}
+
+
+def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> dict[str, Any]:
+    """Merge the embedded model's tokens, re-train it for at most `RECIPE.time_limit` seconds, measure.
+
+    Args:
+        output: folder for all that is made; an earlier demo's checkpoints there are replaced.
+        quick: few images, to see that everything works; its accuracies mean little.
+        watch: told how it goes.
+
+    Returns:
+        what result.json holds.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    watch = watch or Unwatched()
+    recipe = dataclasses.replace(RECIPE, epochs=QUICK["epochs"]) if quick else RECIPE
+    speed = dataclasses.replace(SPEED, repeats=QUICK["repeats"]) if quick else SPEED
+    spec = DataSpec(
+        data="demo", train_limit=QUICK["train"] if quick else None, val_limit=QUICK["val"] if quick else None
+    )
+    with as_file(files("rmeeto.data") / "demo" / "vim_nano") as folder:
+        opened = open_model(ModelSpec(model=str(folder)))
+    data = open_data(fitting(spec, recipe.micro_batch()), opened.form)
+    require_classes(opened, data)
+    opened = dataclasses.replace(opened, class_names=data.class_names)
+    schedule = SCHEDULE.build(opened.model.num_tokens, opened.model.config.depth)
+    watch.stage(
+        f"{opened.name} on {len(data.train)} training and {len(data.val)} test images of Fashion-MNIST; "
+        f"{SCHEDULE.r} tokens leave at each of {schedule.merges} merges"
+    )
+    Checkpoints(output / CHECKPOINTS).clear()
+    job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True)
+    return carry_out(job, resume=False, watch=watch)

@@ -1,0 +1,125 @@
+"""What is measured of a model: accuracy, cost, speed, and which tokens became one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmeeto.data import Data
+from rmeeto.evaluate import counted_cost, measure_speed, published_cost
+from rmeeto.models import Vim
+from rmeeto.pipeline.specs import SpeedSpec
+from rmeeto.pipeline.watch import Watch
+from rmeeto.records import Accuracy, Cost, MergedImage, Speed, write_json
+from rmeeto.reduction import Settings, attach, attached, detach, feature_width, trace
+from rmeeto.report import draw_tokens
+from rmeeto.schedule import Schedule, removable
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One model's cost by both conventions."""
+
+    counted: Cost
+    published: Cost
+
+
+def merged_copy(model: Vim, schedule: Schedule, settings: Settings) -> Vim:
+    """The same weights, tokens merged; the model itself stays as it is."""
+    return attach(copy.deepcopy(model), schedule, settings)
+
+
+def unmerged_copy(model: Vim) -> Vim:
+    """The same weights, no tokens merged; the model itself stays as it is."""
+    return detach(copy.deepcopy(model))
+
+
+def costs_of(model: Vim) -> Costs:
+    """Cost of one image, counted and by the published formula."""
+    config = model.config
+    attachment = attached(model)
+    schedule, settings = attachment if attachment else (Schedule.none(config.depth), Settings())
+    lengths = schedule.lengths(model.num_tokens, protected=model.num_protected)
+    removed = [(n, removable(n, r, model.num_protected)) for n, r in zip(lengths, schedule.removals, strict=True)]
+    example = torch.zeros(1, config.in_chans, *config.img_size)
+    published = published_cost(
+        lengths,
+        [(n, r) for n, r in removed if r],
+        embed_dim=config.embed_dim,
+        num_classes=config.num_classes,
+        patch_values=config.in_chans * config.patch_size**2,
+        state_size=config.state_size,
+        feature_width=feature_width(settings, config.embed_dim, config.inner_dim, config.state_size),
+    )
+    return Costs(counted_cost(model, example), published)
+
+
+def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[str, Speed]:
+    """Speed of each model, in turn with the first one."""
+    config = next(iter(models.values())).config
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator)
+    with watch.counting("measuring speed", (spec.warmup + spec.repeats) * len(models)) as advance:
+        return measure_speed(
+            dict(models),
+            example,
+            warmup=spec.warmup,
+            repeats=spec.repeats,
+            threads=spec.threads,
+            progress=lambda done, _total: advance(done),
+        )
+
+
+def row_of(model: Vim, accuracy: Accuracy, speed: Speed) -> dict[str, Any]:
+    """One model's line in result.json."""
+    attachment, costs = attached(model), costs_of(model)
+    schedule = attachment[0] if attachment else Schedule.none(model.config.depth)
+    return {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "tokens": schedule.final_length(model.num_tokens, protected=model.num_protected),
+        "gflops": costs.counted.gflops,
+        "gflops_paper": costs.published.gflops,
+        "images_per_second": speed.images_per_second,
+        "images_per_second_low": speed.low,
+        "images_per_second_high": speed.high,
+    }
+
+
+def picture_tokens(model: Vim, data: Data, output: Path, *, images: int) -> None:
+    """Write images.json and tokens/*.png: validation images with the tokens that `model` made of them."""
+    batch, labels = _some_images(data, images)
+    with torch.inference_mode(), trace(model) as seen:
+        predicted = model(batch).argmax(dim=1)
+    names = data.class_names
+    records = [
+        MergedImage(found.grid, found.groups, found.protected, found.tokens, names[label], names[guess])
+        for found, label, guess in zip(seen.images(model.grid_size), labels.tolist(), predicted.tolist(), strict=True)
+    ]
+    write_json(output / "images.json", {"images": [record.to_dict() for record in records]})
+    draw_tokens(_pixels(batch, data), records, output / "tokens")
+
+
+def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:
+    """The first validation images of as many classes as there are, in the order in which they come."""
+    chosen: dict[int, list[Tensor]] = {}
+    for images, labels in data.eval_batches():
+        for image, label in zip(images, labels.tolist(), strict=True):
+            chosen.setdefault(label, []).append(image)
+        if len(chosen) == data.num_classes or sum(map(len, chosen.values())) >= 50 * count:
+            break
+    in_turn = sorted((place, label) for label, found in chosen.items() for place in range(len(found)))[:count]
+    return torch.stack([chosen[label][place] for place, label in in_turn]), torch.tensor([lb for _, lb in in_turn])
+
+
+def _pixels(batch: Tensor, data: Data) -> Any:
+    """Normalised (b, c, h, w) images -> (b, h, w, c) uint8 arrays."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.form.mean, data.form.std))
+    pixels = (batch * std + mean).clamp(0, 1) * 255
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,123 @@
+"""Measuring without training: `evaluate`, `benchmark`, `doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rmeeto.data import DataSpec, open_eval_batches
+from rmeeto.errors import ShapeError
+from rmeeto.evaluate import accuracy, environment
+from rmeeto.models import Vim
+from rmeeto.ops import native_info, report
+from rmeeto.pipeline.evidence import costs_of, merged_copy, speeds_of, unmerged_copy
+from rmeeto.pipeline.opening import open_model
+from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.watch import Unwatched, Watch
+from rmeeto.records import Accuracy
+from rmeeto.reduction import Settings, attached
+
+
+def evaluate(
+    model: ModelSpec,
+    data: DataSpec,
+    *,
+    schedule: ScheduleSpec | None = None,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+) -> Accuracy:
+    """Top-1 and top-5 accuracy of a model on validation images.
+
+    Args:
+        model: a model's folder, or a name with a weight file.
+        data: the images; only their validation part is opened.
+        schedule: merge tokens as it says, without training; None takes the model as it comes.
+        settings: how tokens are matched and merged.
+        watch: told how it goes.
+
+    Raises:
+        RmeetoError: a kind of it for each input that cannot be.
+    """
+    watch = watch or Unwatched()
+    opened = open_model(model)
+    images, batches = open_eval_batches(data, opened.form)
+    if len(images.class_names) != opened.model.num_classes:
+        raise ShapeError(
+            f"the model tells {opened.model.num_classes} classes apart and the data has {len(images.class_names)}; "
+            "give the data it was trained on"
+        )
+    chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
+    with watch.counting("evaluating", len(images)) as advance:
+        return accuracy(chosen, batches, progress=advance)
+
+
+def benchmark(
+    model: ModelSpec,
+    speed: SpeedSpec,
+    *,
+    schedule: ScheduleSpec | None = None,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Speed and cost of a merged model against its un-merged self, measured in turn.
+
+    Args:
+        model: a model's folder or a name; speed does not depend on weights being trained.
+        speed: how speed is measured.
+        schedule: merge as it says; None takes the schedule that came with the model.
+        settings: how tokens are matched and merged.
+        watch: told how it goes.
+
+    Returns:
+        {"model", "schedule", "unmerged": {...}, "merged": {...} | absent, "environment"}; each with "speed" (a
+        `Speed` record), "gflops", "gflops_paper" and "tokens".
+
+    Raises:
+        RmeetoError: a kind of it for each input that cannot be.
+    """
+    opened = open_model(model)
+    models: dict[str, Vim] = {"unmerged": unmerged_copy(opened.model)}
+    own = attached(opened.model)
+    if schedule is not None:
+        models["merged"] = _merged(opened.model, schedule, settings)
+    elif own is not None:
+        models["merged"] = opened.model
+    speeds = speeds_of(models, speed, watch or Unwatched())
+    result: dict[str, Any] = {"kind": "benchmark", "model": opened.name}
+    for name, measured in models.items():
+        costs, attachment = costs_of(measured), attached(measured)
+        result[name] = {
+            "speed": speeds[name].to_dict(),
+            "gflops": costs.counted.gflops,
+            "gflops_paper": costs.published.gflops,
+            "schedule": None if attachment is None else list(attachment[0].removals),
+            "tokens": _final_tokens(measured),
+        }
+    conventions = costs_of(models["unmerged"])
+    result["conventions"] = {
+        "gflops": conventions.counted.convention,
+        "gflops_paper": conventions.published.convention,
+    }
+    return {**result, "environment": environment()}
+
+
+def doctor() -> dict[str, Any]:
+    """What this machine computes with: the environment, the native library, and each op's backends."""
+    return {
+        "kind": "doctor",
+        "environment": environment(),
+        "native": dataclasses.asdict(native_info()),
+        "backends": [dataclasses.asdict(line) for line in report()],
+    }
+
+
+def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings | None) -> Vim:
+    built = schedule.build(model.num_tokens, model.config.depth, protected=model.num_protected)
+    return merged_copy(model, built, settings or Settings())
+
+
+def _final_tokens(model: Vim) -> int:
+    attachment = attached(model)
+    if attachment is None:
+        return model.num_tokens
+    return attachment[0].final_length(model.num_tokens, protected=model.num_protected)

@@ -1,0 +1,136 @@
+"""A model and its images, opened together so that they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmeeto.data import Data, DataSpec, InputSpec
+from rmeeto.errors import SettingsError, ShapeError
+from rmeeto.hub import build, bundle_folder, load_weights, read_bundle, read_weights
+from rmeeto.models import Vim, create
+from rmeeto.models.configs import CONFIGS, VimConfig, config_of
+from rmeeto.models.embed import resize_positions
+from rmeeto.pipeline.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model and what is known of it.
+
+    Attributes:
+        model: in eval mode, with its schedule attached if it came with one.
+        name: the architecture that `rmeeto.create` takes.
+        form: the images it takes.
+        class_names: one per output, where they are known.
+    """
+
+    model: Vim
+    name: str
+    form: InputSpec
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that differ from the named ones, as a bundle keeps them."""
+        named, own = CONFIGS[self.name].to_dict(), self.model.config.to_dict()
+        return {name: value for name, value in own.items() if value != named[name] and name != "drop_path_rate"}
+
+
+def open_model(spec: ModelSpec, *, num_classes: int | None = None, form: InputSpec | None = None) -> Opened:
+    """A model from a bundle's folder, or by name with a weight file or random weights.
+
+    Args:
+        spec: which model; a bundle keeps its own sizes.
+        num_classes: classes of the data; checked against a bundle, given to a named model.
+        form: what images are known to be; a named model takes channels and size from it where `spec` says nothing.
+
+    Raises:
+        SettingsError, ShapeError: unknown name, sizes that cannot be, or other classes than the data's.
+        WeightsError: weights that are unreadable, unsafe, or do not fit.
+    """
+    if spec.model in CONFIGS:
+        return _named(spec, num_classes, form)
+    if spec.weights is not None or spec.sizes():
+        given = ["weights"] * (spec.weights is not None) + sorted(spec.sizes())
+        raise SettingsError(f"{spec.model} is a model's folder and brings its own {', '.join(given)}; leave them out")
+    if not Path(spec.model).exists():
+        config_of(spec.model)  # neither name nor folder: the message lists the names
+    bundle = read_bundle(bundle_folder(spec.model))
+    model = build(bundle, spec.model)
+    if not isinstance(model, Vim):
+        raise SettingsError(f"{spec.model} holds a {type(model).__name__}; only Vision Mambas can be merged")
+    names = bundle.input.get("label_names")
+    opened = Opened(model, bundle.architecture, form_of(bundle.input), tuple(names) if names else None)
+    if num_classes not in (None, model.num_classes):
+        raise ShapeError(
+            f"{spec.model} tells {model.num_classes} classes apart and the data has {num_classes}; "
+            "give the data it was trained on, or pre-train a model on yours"
+        )
+    return opened
+
+
+def form_of(pretrained_cfg: dict[str, Any]) -> InputSpec:
+    """The images that a bundle's `pretrained_cfg` describes."""
+    known = {field.name for field in dataclasses.fields(InputSpec)}
+    values = {name: value for name, value in pretrained_cfg.items() if name in known}
+    return InputSpec.from_dict({**values, "size": pretrained_cfg["input_size"]})
+
+
+def pretrained_cfg_of(opened: Opened) -> dict[str, Any]:
+    """What `form_of` reads, in timm's words."""
+    values = opened.form.to_dict()
+    return {
+        "input_size": list(values.pop("size")),
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
+        "num_classes": opened.model.num_classes,
+        "label_names": None if opened.class_names is None else list(opened.class_names),
+    }
+
+
+def fitting(data: DataSpec, batch_size: int) -> DataSpec:
+    """The same data in training batches of another size; evaluation keeps its own."""
+    return dataclasses.replace(data, batch_size=batch_size, val_batch_size=data.val_batch_size or data.batch_size)
+
+
+def require_classes(opened: Opened, data: Data) -> None:
+    """Check that labels mean the same to model and data.
+
+    Raises:
+        ShapeError: other classes.
+    """
+    if opened.model.num_classes != data.num_classes:
+        raise ShapeError(
+            f"the model tells {opened.model.num_classes} classes apart and the data has {data.num_classes}; "
+            "give the data it was trained on"
+        )
+
+
+def _named(spec: ModelSpec, num_classes: int | None, form: InputSpec | None) -> Opened:
+    sizes = spec.sizes()
+    if form is not None:
+        sizes = {"img_size": form.size[1:], "in_chans": form.size[0], **sizes}
+    if num_classes is not None:
+        sizes["num_classes"] = num_classes
+    config = config_of(spec.model, sizes)
+    if spec.weights is None:
+        model = create(spec.model, **sizes)
+    else:
+        state = _fitted(read_weights(spec.weights), config)
+        model = create(spec.model, **sizes)
+        load_weights(model, state, spec.weights)
+    size = (config.in_chans, *config.img_size)
+    return Opened(model.eval(), spec.model, form if form is not None and form.size == size else InputSpec.of(size))
+
+
+def _fitted(state: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:
+    """Weights whose positions fit another input size; a table that fits no grid is left for the loader to name."""
+    table = state.get("pos_embed")
+    if table is None or table.dim() != 3 or math.isqrt(table.shape[1] - 1) ** 2 != table.shape[1] - 1:
+        return state
+    return {**state, "pos_embed": resize_positions(table, config)}

@@ -1,0 +1,192 @@
+"""The main job: merge a trained model's tokens, re-train it against its un-merged self, and gather the evidence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rmeeto.data import Augment, Data, DataSpec, open_data
+from rmeeto.errors import OutputError, SettingsError
+from rmeeto.evaluate import environment
+from rmeeto.pipeline.evidence import costs_of, merged_copy, picture_tokens, row_of, speeds_of, unmerged_copy
+from rmeeto.pipeline.opening import Opened, fitting, open_model, require_classes
+from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.training import run_training, validation, write_model
+from rmeeto.pipeline.watch import Unwatched, Watch
+from rmeeto.records import Accuracy, Run, Speed, write_json, write_text
+from rmeeto.reduction import Settings
+from rmeeto.report import write_report
+from rmeeto.retrain import Checkpoints, Recipe
+from rmeeto.retrain.loop import CHECKPOINTS
+from rmeeto.schedule import Schedule
+
+RESULT = "result.json"
+PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a re-training is about, opened and checked before anything is computed.
+
+    Attributes:
+        opened: the trained model, un-merged.
+        data: its images.
+        schedule, settings: how its tokens are merged.
+        recipe, augment: how it is re-trained.
+        speed: how it is timed.
+        output: folder for all that is made.
+        both_places: whether the other rule for the class token's place is evaluated as well.
+    """
+
+    opened: Opened
+    data: Data
+    schedule: Schedule
+    settings: Settings
+    recipe: Recipe
+    augment: Augment
+    speed: SpeedSpec
+    output: Path
+    both_places: bool = False
+
+
+def retrain(
+    model: ModelSpec,
+    data: DataSpec,
+    schedule: ScheduleSpec,
+    settings: Settings,
+    recipe: Recipe,
+    augment: Augment,
+    speed: SpeedSpec,
+    output: Path,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Make a trained model faster: merge, re-train, measure.
+
+    Args:
+        model: the folder of a trained model, or a name with a weight file.
+        data: the images it was trained on.
+        schedule: how many tokens leave, and where.
+        settings: how tokens are matched and merged.
+        recipe: how the merged model is re-trained.
+        augment: how training images vary.
+        speed: how speed is measured.
+        output: gets the faster model, result.json, report.html and the run's files.
+        resume: continue from the newest checkpoint in `output`.
+        watch: told how it goes.
+
+    Returns:
+        what result.json holds.
+
+    Raises:
+        RmeetoError: a kind of it for each input that cannot be.
+    """
+    from rmeeto.models.configs import CONFIGS
+
+    if model.model in CONFIGS and model.weights is None:
+        raise SettingsError(
+            f"{model.model} has no trained weights to start from; add --weights, or name a model's folder"
+        )
+    opened = open_model(model)
+    opened_data = open_data(fitting(data, recipe.micro_batch()), opened.form)
+    require_classes(opened, opened_data)
+    built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
+    opened = dataclasses.replace(opened, model=unmerged_copy(opened.model), class_names=opened_data.class_names)
+    job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
+    return carry_out(job, resume=resume, watch=watch or Unwatched())
+
+
+def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
+    """Evaluate, merge, evaluate, re-train, evaluate, measure, and write it all down."""
+    require_output(job.output, resume=resume)
+    validate = validation(job.data, watch)
+    unmerged = job.opened.model
+    models = {"unmerged": unmerged, "merged": merged_copy(unmerged, job.schedule, job.settings)}
+    if job.both_places:
+        other = dataclasses.replace(job.settings, class_place="official")
+        models["merged_official_place"] = merged_copy(unmerged, job.schedule, other)
+    accuracies: dict[str, Accuracy] = {}
+    for name, model in models.items():
+        accuracies[name] = validate(model)
+        watch.stage(f"{name.replace('_', ' ')}: top-1 {accuracies[name].top1:.2f} on {accuracies[name].images} images")
+    student = dataclasses.replace(job.opened, model=copy.deepcopy(models["merged"]))
+    run = run_training(student, unmerged, job.data, job.recipe, job.augment, job.output, resume=resume, watch=watch)
+    models["retrained"] = student.model
+    accuracies["retrained"] = validate(student.model)
+    watch.stage(
+        f"re-trained: top-1 {accuracies['retrained'].top1:.2f} after {run.images} images in {run.seconds:.0f} s"
+    )
+    speeds = speeds_of(models, job.speed, watch)
+    rows = {name: row_of(model, accuracies[name], speeds[name]) for name, model in models.items()}
+    result = _result(job, rows, speeds, run)
+    _write(job, student, result, run, accuracies, speeds)
+    return result
+
+
+def require_output(output: Path, *, resume: bool) -> None:
+    """Check before hours of work that its results can be kept.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds another run.
+    """
+    write_text(output / ".writable", "")
+    (output / ".writable").unlink()
+    if not resume and Checkpoints(output / CHECKPOINTS).all():
+        raise OutputError(f"{output} holds a run already; add --resume to continue it, or name another output folder")
+
+
+def _result(job: Job, rows: dict[str, Any], speeds: dict[str, Speed], run: Run) -> dict[str, Any]:
+    opened, speed = job.opened, speeds["retrained"]
+    protected, tokens = opened.model.num_protected, opened.model.num_tokens
+    costs = costs_of(opened.model)
+    return {
+        "kind": "result",
+        "model": opened.name,
+        "data": job.data.spec.data,
+        "images": {"train": len(job.data.train), "validation": len(job.data.val)},
+        "schedule": list(job.schedule.removals),
+        "reduction": job.settings.to_dict(),
+        **rows,
+        "speedup": speed.ratio,
+        "speedup_low": speed.ratio_low,
+        "speedup_high": speed.ratio_high,
+        "retrain_seconds": run.seconds,
+        "retrain_images": run.images,
+        "token_reduction": job.schedule.reduction(tokens, protected=protected),
+        "lengths": list(job.schedule.lengths(tokens, protected=protected)),
+        "conventions": {"gflops": costs.counted.convention, "gflops_paper": costs.published.convention},
+        "recipe": job.recipe.to_dict(),
+        "augment": job.augment.to_dict(),
+        "speed_setting": {
+            "batch": speed.batch,
+            "threads": speed.threads,
+            "warmup": speed.warmup,
+            "repeats": len(speed.seconds),
+            "device": speed.device,
+            "dtype": speed.dtype,
+        },
+        "environment": environment(),
+    }
+
+
+def _write(
+    job: Job,
+    student: Opened,
+    result: dict[str, Any],
+    run: Run,
+    accuracies: dict[str, Accuracy],
+    speeds: dict[str, Speed],
+) -> None:
+    output = job.output
+    measured = {name: result["retrained"][name] for name in ("top1", "top5", "gflops", "images_per_second")}
+    write_model(student, output, {"retrained": measured, "speedup": result["speedup"]})
+    run.write(output / "run.json")
+    write_json(output / "accuracy.json", {name: record.to_dict() for name, record in accuracies.items()})
+    write_json(output / "speed.json", {name: record.to_dict() for name, record in speeds.items()})
+    write_json(output / RESULT, result)
+    picture_tokens(student.model, job.data, output, images=PICTURES)
+    write_report(output)

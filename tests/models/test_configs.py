@@ -1,0 +1,60 @@
+"""Sizes: what fits, what does not, and what the message says."""
+
+import re
+
+import pytest
+
+from rmeeto.errors import SettingsError, ShapeError
+from rmeeto.models.configs import CONFIGS, VimConfig, config_of
+
+
+@pytest.mark.parametrize(
+    ("sizes", "grid", "place"),
+    [
+        ({}, (14, 14), 98),
+        ({"stride": 8}, (27, 27), 364),
+        ({"img_size": 448}, (28, 28), 392),
+        ({"img_size": (112, 224)}, (7, 14), 49),
+        ({"class_token": "first"}, (14, 14), 0),
+    ],
+)
+def test_grid_and_class_place(sizes, grid, place):
+    config = config_of("vim_tiny", sizes)
+    assert config.grid_size == grid
+    assert config.class_place == place
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "inner"), [("vim_tiny", 12, 384), ("vim_small", 24, 768), ("vim_nano", 4, 128)]
+)
+def test_derived_widths(name, rank, inner):
+    assert (CONFIGS[name].time_rank, CONFIGS[name].inner_dim) == (rank, inner)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "says"),
+    [
+        ({"img_size": 225}, ShapeError, "225x225 .* nearest that fits is 224"),
+        ({"img_size": 8}, ShapeError, "nearest that fits is 16"),
+        ({"img_size": (224, 220), "stride": 8}, ShapeError, "multiple of 8"),
+        ({"depth": 0}, SettingsError, "depth = 0"),
+        ({"class_token": "last"}, SettingsError, "'last'"),
+        ({"directions": "max"}, SettingsError, "'max'"),
+        ({"drop_path_rate": 1.0}, SettingsError, "drop_path_rate = 1.0"),
+        ({"width": 3}, SettingsError, "no size named width; known sizes: img_size"),
+    ],
+)
+def test_impossible_sizes_are_named(sizes, error, says):
+    with pytest.raises(error, match=says) as caught:
+        config_of("vim_tiny", sizes)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_model_lists_the_known_ones():
+    with pytest.raises(SettingsError, match=re.escape("vim_base, vim_nano, vim_small, vim_tiny")):
+        config_of("vim_huge")
+
+
+def test_config_survives_json():
+    config = VimConfig(img_size=(32, 48), patch_size=4)
+    assert VimConfig(**config.to_dict()) == config
