@@ -86,18 +86,32 @@ def test_evaluation_resizes_then_crops_the_centre():
     assert eval_transform(whole)(image)[:, 0].eq(0).all()
 
 
-def test_drawing_leaves_the_global_generators_as_they_were():
-    def draws():
-        return random.random(), float(np.random.rand()), float(torch.rand(()))
+def draw():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
-    with drawing_from(5):
-        first = draws()
-    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    with drawing_from(5):
-        assert draws() == first
-    with pytest.raises(ZeroDivisionError), drawing_from(6):
-        assert draws() != first
-        raise ZeroDivisionError
-    assert random.getstate() == state[0]
-    assert np.random.get_state()[1].tolist() == state[1]
-    assert torch.equal(torch.get_rng_state(), state[2])
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_drawing_leaves_the_global_generators_as_they_were():
+    before = states()
+    drawn = []
+    for seed in (5, 5, 6):
+        with drawing_from(seed):
+            drawn.append(draw())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert states() == before
+
+
+def test_drawing_puts_the_generators_back_after_an_error():
+    before = states()
+
+    def fail():
+        with drawing_from(5):
+            draw()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert states() == before

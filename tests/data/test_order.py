@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 
 from rmeeto.data.order import ShuffledOrder, StraightOrder
@@ -36,7 +38,7 @@ def test_shares_are_disjoint_equally_long_and_seeded_differently(count):
     orders = [ShuffledOrder(50, 0, Share(index, count)) for index in range(count)]
     parts = [flat(order, 4) for order in orders]
     assert {len(part) for part in parts} == {50 // count // 4 * 4}
-    assert len(set(sum(parts, []))) == sum(map(len, parts))
+    assert len(set(chain(*parts))) == sum(map(len, parts))
     seeds = [seed for order in orders for _, batch in walk(order, 4) for seed in batch]
     assert len(set(seeds)) == len(seeds)
 
@@ -61,5 +63,5 @@ def test_repeats_show_each_drawn_image_several_times_with_other_seeds():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_straight_order_shows_every_image_once(count):
     orders = [StraightOrder(10, Share(index, count)) for index in range(count)]
-    assert sorted(sum((flat(order, 3) for order in orders), [])) == list(range(10))
+    assert sorted(chain(*(flat(order, 3) for order in orders))) == list(range(10))
     assert [order.batches(3) for order in orders] == [len(walk(order, 3)) for order in orders]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
-from rmeeto.data.locate import Source, locate, open_source
+from rmeeto.data.locate import TRAIN_FOLDERS, VAL_FOLDERS, Source, locate, open_source
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.errors import DataError
 
@@ -100,6 +101,7 @@ class FileImages(ImageSet):
         self._reader = reader
         self._indices = range(len(reader)) if indices is None else indices
         self._process = os.getpid()
+        weakref.finalize(self, _close_tar, reader)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -129,20 +131,18 @@ class FileImages(ImageSet):
 
     def __getstate__(self) -> dict[str, Any]:
         # An open tar cannot be sent to a worker; it is opened again at the next read.
-        self._close_tar()
+        _close_tar(self._reader)
         return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        weakref.finalize(self, _close_tar, self._reader)
 
     def _reopen_after_fork(self) -> None:
         # A tar that was open when workers were forked has one file offset for all of them.
         if self._process != os.getpid():
             self._process = os.getpid()
-            self._close_tar()
-
-    def _close_tar(self) -> None:
-        state = getattr(self._reader, "tar_state", None)
-        if state is not None and state.tf is not None:
-            state.tf.close()
-            state.reset()
+            _close_tar(self._reader)
 
 
 @final
@@ -202,10 +202,20 @@ def _open(source: Source, split: Split) -> ImageSet:
         return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
     opened = open_source(source)
     if hasattr(opened, "reader"):
-        return FileImages(source.spelling, opened.reader)
+        images = FileImages(source.spelling, opened.reader)
+        _require_one_part(images)
+        return images
     if hasattr(opened, "data") and hasattr(opened, "targets"):
         return _held_in_memory(source.spelling, opened)
     return TorchImages(source.spelling, opened)
+
+
+def _require_one_part(images: FileImages) -> None:
+    """A tar of a whole folder would mix training and validation images without a word."""
+    above = {parts[-3] for index in range(len(images)) if len(parts := images.filename(index).split("/")) > 2}
+    mixed = [name for names in (TRAIN_FOLDERS, VAL_FOLDERS) for name in names if name in above]
+    if len(mixed) > 1:
+        raise DataError(f"{images.name} holds several parts ({', '.join(mixed)}); give each a folder or tar of its own")
 
 
 def _held_in_memory(name: str, opened: Any) -> ArrayImages:
@@ -213,6 +223,14 @@ def _held_in_memory(name: str, opened: Any) -> ArrayImages:
     images = torch.as_tensor(opened.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return ArrayImages(name, opened.classes, images, torch.as_tensor(opened.targets).long())
+
+
+def _close_tar(reader: Any) -> None:
+    """Close the tar that timm's reader keeps open; it opens it again when it needs it."""
+    state = getattr(reader, "tar_state", None)
+    if state is not None and state.tf is not None:
+        state.tf.close()
+        state.reset()
 
 
 def _class_names(reader: Any) -> tuple[str, ...]:

@@ -73,13 +73,15 @@ def open_source(source: Source) -> Any:
         return create_dataset(source.reader, root=source.root, split=source.split, search_split=False, download=False)
     except (OSError, RuntimeError, AssertionError, ValueError, TarError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise DataError(f"data {source.spelling} ({source.root}) cannot be opened: {reason}{_cure(source)}") from None
+        raise DataError(f"data {source.spelling} cannot be opened ({reason}); {_cure(source)}") from None
 
 
 def _cure(source: Source) -> str:
     if not source.reader:
-        return "; it must hold images in one folder per class"
-    return "; write NAME:FOLDER with the folder that holds the set, nothing is downloaded"
+        return "it must hold images, those of a class in one folder"
+    if source.reader.startswith("torch/"):
+        return "write torch/NAME:FOLDER with the folder that torchvision keeps the set in; nothing is downloaded"
+    return f"check the name, and that it has a part {source.split!r} (--train-split, --val-split)"
 
 
 def _named(spelling: str, prefix: str, split: str) -> Source:
@@ -87,6 +89,8 @@ def _named(spelling: str, prefix: str, split: str) -> Source:
     library = _READERS[prefix]
     if importlib.util.find_spec(library) is None:
         raise DataError(f"data {spelling!r} needs the library {library!r}; install it with pip")
+    if prefix == "torch" and not root:
+        raise DataError(f"data {spelling!r} names no folder; write {name}:FOLDER with the one torchvision keeps it in")
     return Source(spelling, name, root or None, split)
 
 

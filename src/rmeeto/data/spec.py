@@ -166,7 +166,7 @@ class Augment:
             raise SettingsError(f"erasing_mode {self.erasing_mode!r} is unknown; use const, rand or pixel")
         if self.policy is not None and self.policy.split("-")[0] not in _POLICIES:
             raise SettingsError(
-                f"auto_augment {self.auto_augment!r} is no policy of timm; use none or start with {', '.join(_POLICIES)}"
+                f"auto_augment {self.auto_augment!r} is no policy of timm; use none or one of {', '.join(_POLICIES)}"
             )
         if self.padding < 0 or self.color_jitter < 0:
             raise SettingsError(f"padding {self.padding} and color_jitter {self.color_jitter} must be 0 or more")

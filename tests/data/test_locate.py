@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+
+from rmeeto.data import images as images_module
+from rmeeto.data.images import open_split
+from rmeeto.data.locate import Source, locate
+from rmeeto.data.spec import DataSpec
+from rmeeto.errors import DataError
+
+
+def folders(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "train", "val"),
+    [
+        (("train", "val"), {}, "train", "val"),
+        (("train", "test"), {}, "train", "test"),
+        (("train", "validation", "test"), {}, "train", "validation"),
+        (("training", "valid"), {}, "training", "valid"),
+        (("small", "train", "test", "val"), {"train_split": "small", "val_split": "test"}, "small", "test"),
+    ],
+)
+def test_the_parts_of_a_folder_are_found(tmp_path, held, asked, train, val):
+    spec = DataSpec(str(folders(tmp_path, *held)), **asked)
+    assert locate(spec, "train").root == str(tmp_path / train)
+    assert locate(spec, "val").root == str(tmp_path / val)
+
+
+def test_separate_sources_are_taken_as_they_are(tmp_path):
+    folders(tmp_path, "a/cat", "b/cat", "c/test/cat")
+    spec = DataSpec(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (locate(spec, "train").root, locate(spec, "val").root) == (str(tmp_path / "a"), str(tmp_path / "b"))
+    spec = DataSpec(str(tmp_path / "a"), str(tmp_path / "c"))
+    assert locate(spec, "val").root == str(tmp_path / "c/test")
+
+
+@pytest.mark.parametrize(
+    ("spec", "split", "source"),
+    [
+        (DataSpec(), "val", Source("demo", "demo", None, "val")),
+        (DataSpec("torch/cifar10:sets/"), "train", Source("torch/cifar10:sets/", "torch/cifar10", "sets/", "train")),
+        (DataSpec("torch/cifar10:sets/"), "val", Source("torch/cifar10:sets/", "torch/cifar10", "sets/", "validation")),
+        (DataSpec("torch/mnist:a", val_split="test"), "val", Source("torch/mnist:a", "torch/mnist", "a", "test")),
+    ],
+)
+def test_names_keep_their_split(spec, split, source):
+    assert locate(spec, split) == source
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "words"),
+    [
+        ("nowhere", "train", "'nowhere' does not exist"),
+        ("foo/bar:there", "train", "a name that starts with torch/, hfds/"),
+        ("text.zip", "train", "is a file, but no .tar"),
+        ("set.tar", "val", "--val-data"),
+        ("plain", "val", "--val-data"),
+        ("halves", "train", "holds test/ but no train/"),
+        ("wds/imagenet", "train", "is a stream"),
+        ("empty", "train", "must hold images"),
+        ("bare", "train", "must hold images"),
+        ("single", "train", "one class only ('cat',)"),
+        ("beside", "train", "beside its class folders"),
+        ("broken.tar", "train", "cannot be opened"),
+        ("cut.tar", "train", "cannot be opened"),
+        ("nothing.tar", "train", "must hold images"),
+        ("both.tar", "train", "holds several parts"),
+        ("torch/nothing:plain", "train", "Unknown torchvision dataset nothing"),
+        ("torch/fashion_mnist:plain", "train", "nothing is downloaded"),
+        ("torch/cifar10", "train", "names no folder; write torch/cifar10:FOLDER"),
+    ],
+)
+def test_what_cannot_be_opened_is_named_in_one_line(data, split, words, tmp_path, make_folder, tars, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_folder("plain")
+    make_folder("single", classes=("cat",))
+    beside = make_folder("beside")
+    (beside / "cat" / "0.png").rename(beside / "0.png")
+    folders(tmp_path, "halves/test/cat", "empty", "bare/cat", "bare/dog")
+    (tmp_path / "text.zip").write_text("no images")
+    (tmp_path / "broken.tar").write_text("no tar " * 200)
+    whole = tars[0].read_bytes()
+    tars[0].rename(tmp_path / "set.tar")
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 300])
+    with tarfile.open("nothing.tar", "w"), tarfile.open("both.tar", "w") as both:
+        both.add("set/train", "train")
+        both.add("set/val", "val")
+    with pytest.raises(DataError) as caught:
+        open_split(DataSpec(data), split)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="needs the library 'datasets'"):
+        locate(DataSpec("hfds/cifar10"), "train")
+
+
+def test_other_errors_of_a_hub_are_told_in_one_line(monkeypatch):
+    def refuse(*arguments, **settings):
+        raise ValueError("Unknown split.\nMore.")
+
+    monkeypatch.setattr("rmeeto.data.locate.create_dataset", refuse)
+    monkeypatch.setattr(images_module, "locate", lambda spec, split: Source("hfds/some", "hfds/some", None, "val"))
+    with pytest.raises(DataError, match=r"^data hfds/some cannot be opened \(Unknown split\); check the name.*'val'"):
+        open_split(DataSpec("hfds/some"), "val")
