@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,3 +112,11 @@ def test_whole_graph_without_breaks(settings):
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(X), expected)
+
+
+def test_public_names_are_functions_whatever_was_imported_first():
+    # A submodule of the same name would hide the function as soon as it is imported.
+    script = "import rmeeto.reduction.attaching, rmeeto.reduction.tracing; from rmeeto.reduction import attach, trace; "
+    script += "import rmeeto; assert callable(attach) and callable(trace) and rmeeto.attach is attach"
+    for order in (script, "import rmeeto; rmeeto.attach; rmeeto.trace; " + script):
+        subprocess.run([sys.executable, "-c", order], check=True)

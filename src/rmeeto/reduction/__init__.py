@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from rmeeto._lazy import lazily
 
 if TYPE_CHECKING:
-    from rmeeto.reduction.attach import attach, attached, detach, detached
+    from rmeeto.reduction.attaching import attach, attached, detach, detached
     from rmeeto.reduction.features import feature_width
     from rmeeto.reduction.reducer import Reducer
     from rmeeto.reduction.settings import Settings
-    from rmeeto.reduction.trace import Trace, trace
+    from rmeeto.reduction.tracing import Trace, trace
 
 _HOMES = {
     "Reducer": "rmeeto.reduction.reducer",
     "Settings": "rmeeto.reduction.settings",
-    "Trace": "rmeeto.reduction.trace",
-    "attach": "rmeeto.reduction.attach",
-    "attached": "rmeeto.reduction.attach",
-    "detach": "rmeeto.reduction.attach",
-    "detached": "rmeeto.reduction.attach",
+    "Trace": "rmeeto.reduction.tracing",
+    "attach": "rmeeto.reduction.attaching",
+    "attached": "rmeeto.reduction.attaching",
+    "detach": "rmeeto.reduction.attaching",
+    "detached": "rmeeto.reduction.attaching",
     "feature_width": "rmeeto.reduction.features",
-    "trace": "rmeeto.reduction.trace",
+    "trace": "rmeeto.reduction.tracing",
 }
 
 __all__ = [
