@@ -14,7 +14,7 @@ from rmeeto import records
 from rmeeto.errors import OutputError, WeightsError
 from rmeeto.hub import load, read_bundle, save_bundle
 from rmeeto.models import cast_weights, create
-from rmeeto.reduction.attach import attached
+from rmeeto.reduction import attached
 from rmeeto.schedule import Schedule
 
 SIZES = {"img_size": [8, 8], "embed_dim": 16, "depth": 2, "num_classes": 3, "state_size": 4}
