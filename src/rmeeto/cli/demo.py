@@ -27,7 +27,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""
-    from rmeeto.pipeline.demo import demo
+    from rmeeto.pipeline.demonstration import demo
 
     result = demo(output, quick=quick, watch=Screen())
     show(result_text(result, output), result, as_json=as_json)

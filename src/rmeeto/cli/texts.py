@@ -60,7 +60,7 @@ def doctor_text(found: Mapping[str, Any]) -> str:
         f"GPUs: {', '.join(environment['gpus']) or 'none'}",
         f"Python {environment['python']} on {environment['platform']}",
         packages,
-        "native kernels: " + ", ".join(f"{key} {value}" for key, value in native.items() if value is not None),
+        "native kernels: " + _native_text(native),
         "",
     ]
     rows = [
@@ -68,3 +68,9 @@ def doctor_text(found: Mapping[str, Any]) -> str:
         for line in found["backends"]
     ]
     return "\n".join(lines) + Table.of(("op", "backend", "here", "why"), rows).to_text()
+
+
+def _native_text(native: Mapping[str, Any] | None) -> str:
+    if native is None:
+        return "none; scans and convolutions run their slow reference (the table says why)"
+    return ", ".join(f"{key} {value}" for key, value in native.items())

@@ -49,6 +49,7 @@ def published_cost(
     num_classes: int = 1000,
     patch_values: int = 768,
     state_size: int = 16,
+    feature_width: int | None = None,
 ) -> Cost:
     """The cost of one image by the formula of R-MeeTo (arXiv 2412.12496), whose tables it reproduces.
 
@@ -62,8 +63,10 @@ def published_cost(
         num_classes: outputs of the head.
         patch_values: numbers in one patch, 3 * 16 * 16 as published.
         state_size: s.
+        feature_width: numbers per token that matching compares; None means c, the mixer's output.
     """
     c, e, s = embed_dim, 2 * embed_dim, state_size
+    d = c if feature_width is None else feature_width
     rank = math.ceil(c / 16)
 
     def mixer(l: int) -> int:
@@ -71,7 +74,7 @@ def published_cost(
         return projections + 4 * (l + 3) * e + 9 * l * e * s + 2 * l * e
 
     def merge(n: int, r: int) -> float:
-        return 6 * n * c + 2 * c * (n / 2) ** 2 + r * c
+        return 6 * n * d + 2 * d * (n / 2) ** 2 + r * c
 
     blocks = sum(mixer(l) for l in lengths)
     ends = lengths[0] * c * patch_values + c * num_classes

@@ -26,14 +26,16 @@ class PatchEmbed(nn.Module):
             config.in_chans, config.embed_dim, kernel_size=config.patch_size, stride=config.stride or config.patch_size
         )
         lecun_normal_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        if self.proj.bias is not None:  # it is there; the type does not know it
+            nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         expected = (self.in_chans, *self.img_size)
         if tuple(images.shape[1:]) != expected:
             raise ShapeError(
                 f"images of shape {tuple(images.shape)} do not fit a model made for "
-                f"(b, {', '.join(map(str, expected))}); resize the images, or create the model with img_size and in_chans of your images"
+                f"(b, {', '.join(map(str, expected))}); resize the images, or create the "
+                "model with img_size and in_chans of your images"
             )
         return self.proj(images).flatten(2).transpose(1, 2)
 

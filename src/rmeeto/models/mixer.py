@@ -17,8 +17,9 @@ class Mixer(nn.Module):
     """Mix tokens along the sequence, forward and backward, each direction with its own parameters.
 
     Per direction: u' = silu(causal_conv(u)), (dt0, B, C) = W_x u', delta = W_dt dt0,
-    y = scan(u', delta, A, B, C) * silu(z); the two are averaged (Vim) or added (VideoMamba) and projected back. Parameter names are the official ones:
-    without a suffix the forward direction, with `_b` the backward one (Vim, arXiv 2401.09417, algorithm 1).
+    y = scan(u', delta, A, B, C) * silu(z); the two are averaged (Vim) or added (VideoMamba) and
+    projected back. Parameter names are the official ones: without a suffix the forward direction,
+    with `_b` the backward one (Vim, arXiv 2401.09417, algorithm 1).
     """
 
     def __init__(self, config: VimConfig) -> None:

@@ -16,11 +16,11 @@ from rmeeto.tokens import Tokens
 class Block(nn.Module):
     """x <- x + drop_path(mixer(norm(x))), and what the mixer computed travels on as features."""
 
-    def __init__(self, config: VimConfig, drop_path_rate: float) -> None:
+    def __init__(self, config: VimConfig) -> None:
         super().__init__()
         self.mixer = Mixer(config)
         self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
-        self.drop_path = DropPath(drop_path_rate)
+        self.drop_path = DropPath(0.0)
 
     def forward(self, tokens: Tokens) -> Tokens:
         features = self.mixer(self.norm(tokens.x), tokens.time)

@@ -31,13 +31,13 @@ class Vim(nn.Module):
         self.cls_token = new_parameter(1, 1, config.embed_dim)
         self.pos_embed = new_parameter(1, config.num_patches + 1, config.embed_dim)
         self.patch_embed = PatchEmbed(config)
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
-        self.layers = nn.ModuleList(stack.Block(config, rate) for rate in rates)
-        self.slots = nn.ModuleList(nn.Identity() for _ in rates)
+        self.layers = nn.ModuleList(stack.Block(config) for _ in range(config.depth))
+        self.slots = nn.ModuleList(nn.Identity() for _ in range(config.depth))
         self.norm_f = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
         self.head = nn.Linear(config.embed_dim, config.num_classes)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        stack.set_drop_path(self, config.drop_path_rate)
 
     @property
     def num_tokens(self) -> int:

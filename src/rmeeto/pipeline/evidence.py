@@ -18,7 +18,7 @@ from rmeeto.pipeline.specs import SpeedSpec
 from rmeeto.pipeline.watch import Watch
 from rmeeto.records import Accuracy, Cost, MergedImage, Speed, write_json
 from rmeeto.reduction import Settings, attach, attached, detach, feature_width, trace
-from rmeeto.report import draw_tokens
+from rmeeto.report import draw_sheet, draw_tokens, write_picture
 from rmeeto.schedule import Schedule, removable
 
 
@@ -55,7 +55,12 @@ def costs_of(model: Vim) -> Costs:
         num_classes=config.num_classes,
         patch_values=config.in_chans * config.patch_size**2,
         state_size=config.state_size,
-        feature_width=feature_width(settings, config.embed_dim, config.inner_dim, config.state_size),
+        feature_width=feature_width(
+            settings.feature,
+            embed_dim=config.embed_dim,
+            inner_dim=config.inner_dim,
+            state_size=config.state_size,
+        ),
     )
     return Costs(counted_cost(model, example), published)
 
@@ -103,7 +108,10 @@ def picture_tokens(model: Vim, data: Data, output: Path, *, images: int) -> None
         for found, label, guess in zip(seen.images(model.grid_size), labels.tolist(), predicted.tolist(), strict=True)
     ]
     write_json(output / "images.json", {"images": [record.to_dict() for record in records]})
-    draw_tokens(_pixels(batch, data), records, output / "tokens")
+    pixels = list(_pixels(batch, data))
+    for number, (image, record) in enumerate(zip(pixels, records, strict=True)):
+        write_picture(output / "tokens" / f"{number:02d}.png", draw_tokens(image, record))
+    write_picture(output / "tokens.png", draw_sheet(pixels, records))
 
 
 def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:

@@ -103,10 +103,11 @@ def benchmark(
 
 def doctor() -> dict[str, Any]:
     """What this machine computes with: the environment, the native library, and each op's backends."""
+    native = native_info()
     return {
         "kind": "doctor",
         "environment": environment(),
-        "native": dataclasses.asdict(native_info()),
+        "native": None if native is None else dataclasses.asdict(native),
         "backends": [dataclasses.asdict(line) for line in report()],
     }
 

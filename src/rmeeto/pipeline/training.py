@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,9 @@ from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Run
 from rmeeto.reduction import attached
-from rmeeto.retrain import Checkpoints, Recipe, train
+from rmeeto.retrain import Checkpoints, Recipe, TrainingData, train
 from rmeeto.retrain.loop import CHECKPOINTS
 from rmeeto.retrain.state import EMA
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What the loop trains on."""
-
-    train: Any
-    num_classes: int
 
 
 def pretrain(
@@ -103,7 +94,7 @@ def run_training(
     run = train(
         opened.model,
         teacher,
-        TrainingSet(data.train_batches(augment, recipe.seed), data.num_classes),
+        TrainingData(data.train_batches(augment, recipe.seed), data.num_classes),
         recipe,
         output,
         validate=validation(data, watch),
