@@ -36,15 +36,9 @@ class DecodedBatches:
         self.num_images = len(order)
         self._order = order
         self._batches = _Batches(order, batch_size)
-        # Workers keep their seeds in the keys, so this generator only keeps torch's global one untouched.
-        self._loader: DataLoader[tuple[Tensor, int] | _Unreadable] = DataLoader(
-            _Pictures(images, transform),
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            persistent_workers=workers > 0,
-            generator=torch.Generator().manual_seed(0),
-        )
+        self._pictures = _Pictures(images, transform)
+        self._workers = workers
+        self._loader = self._new_loader()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -56,8 +50,24 @@ class DecodedBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._loader:
             if isinstance(batch, _Unreadable):
-                raise DataError(batch.message)
+                break
             yield batch
+        else:
+            return
+        # Workers stop at once when their loader is let go here; inside a traceback they would be waited for.
+        self._loader = self._new_loader()
+        raise DataError(batch.message)
+
+    def _new_loader(self) -> DataLoader[tuple[Tensor, int] | _Unreadable]:
+        return DataLoader(
+            self._pictures,
+            batch_sampler=self._batches,
+            num_workers=self._workers,
+            collate_fn=_collate,
+            persistent_workers=self._workers > 0,
+            # Every image brings its own seed; this generator only keeps the loader from drawing from the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
 
 
 @dataclass(frozen=True)

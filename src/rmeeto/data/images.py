@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
@@ -245,4 +245,6 @@ def _class_names(reader: Any) -> tuple[str, ...]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
