@@ -34,7 +34,8 @@ inline void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin
                 RMEETO_UNROLL
                 for (int j = 0; j < K; ++j) sum += w[j] * load(x.at(l - j) + channel);
             } else {
-                for (int64_t j = 0; j < taps; ++j) sum += w[j] * load(x.at(l - j) + channel, count);
+                // a missing token counts as zero, and zero times infinity is NaN, as in the reference
+                for (int64_t j = 0; j < K; ++j) sum += w[j] * (j < taps ? load(x.at(l - j) + channel, count) : V{});
             }
             V gate = sum;
             sigmoids<1>(&gate);
@@ -81,13 +82,14 @@ RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, in
             const V g = load(dy.at(l) + channel, count) * (s * (1.0f + sum * (1.0f - s)));
             gradient[0] = g;
             RMEETO_UNROLL
-            for (int j = 0; j < K; ++j) total[j] += l >= j ? g * seen[j] : V{};
+            for (int j = 0; j < K; ++j) total[j] += g * seen[j];
             total[K] += g;
         }
         if (c.dx && l >= K - 1) {
             V sum = {};
             RMEETO_UNROLL
-            for (int j = 0; j < K; ++j) sum += w[j] * gradient[K - 1 - j];
+            for (int j = 0; j < K; ++j)  // no gradient comes from behind the end, not even zero
+                if (K - 1 - j > l - c.tokens) sum += w[j] * gradient[K - 1 - j];
             store(dx.at(l - K + 1) + channel, sum, count);
         }
     }

@@ -1,0 +1,361 @@
+"""The native scan against the law: outputs and all gradients, over a table of shapes and forms."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from rmeeto.errors import ShapeError
+from rmeeto.ops import native_info, selective_scan, use_backend
+from rmeeto.ops.selective_scan.cost import scan_flops
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
+OPTIONAL = ("D", "z", "delta_bias", "time")
+TOLERANCE = 3e-6  # largest error over largest value (at least 1); float32 rounding through a few hundred tokens
+LOW_TOLERANCE = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
+
+
+def make(b: int, n: int, e: int, s: int, *, seed: int = 0, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Inputs as float32, the optional ones named in `without` left out."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    values = {
+        "u": normal(b, n, e),
+        "delta": normal(b, n, e),
+        "A": -torch.rand(e, s, generator=random) * 4 - 0.1,
+        "B": normal(b, n, s),
+        "C": normal(b, n, s),
+        "D": normal(e),
+        "z": normal(b, n, e),
+        "delta_bias": normal(e),
+        "time": torch.rand(b, n, generator=random) * 2,
+    }
+    return {name: value for name, value in values.items() if name not in without}
+
+
+def run(
+    values: dict[str, Tensor], backend: str, *, softplus: bool = True, reverse: bool = False
+) -> dict[str, Tensor]:
+    """The output and the gradient of every input, under a fixed random gradient of the output."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
+    y = selective_scan(**leaves, softplus=softplus, reverse=reverse, backend=backend)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype))
+    return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def double(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.double() for name, value in values.items()}
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        error = (found[name].double() - value.double()).abs().max()
+        assert error <= tolerance * value.double().abs().max().clamp(min=1), f"{name}: {error}"
+
+
+SHAPES = [  # b, n, e, s
+    (1, 1, 1, 1),
+    (1, 2, 8, 16),
+    (2, 3, 17, 5),
+    (3, 16, 16, 4),
+    (2, 17, 24, 8),
+    (1, 37, 40, 16),
+    (2, 65, 70, 7),
+    (1, 33, 130, 12),
+    (2, 50, 24, 64),
+    (1, 20, 9, 67),
+    (5, 197, 33, 16),
+]
+
+
+@native
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_reference(shape: tuple[int, int, int, int], reverse: bool) -> None:
+    values = make(*shape)
+    assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))
+
+
+@native
+@pytest.mark.parametrize("without", [(), *[(name,) for name in OPTIONAL], ("z", "D"), ("z", "time"), OPTIONAL])
+@pytest.mark.parametrize("softplus", [False, True])
+def test_every_optional_input_may_be_absent(without: tuple[str, ...], softplus: bool) -> None:
+    values = make(2, 21, 12, 6, without=without)
+    if not softplus:
+        values["delta"] = values["delta"].abs() * 0.1
+        values.update({"delta_bias": values["delta_bias"].abs()} if "delta_bias" in values else {})
+    wanted = run(double(values), "reference", softplus=softplus)
+    assert_close(run(values, "native", softplus=softplus), wanted)
+
+
+@native
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    b=st.integers(1, 3),
+    n=st.integers(1, 40),
+    e=st.integers(1, 70),
+    s=st.integers(1, 20),
+    without=st.sets(st.sampled_from(OPTIONAL)),
+    reverse=st.booleans(),
+)
+def test_equals_the_reference_anywhere(b: int, n: int, e: int, s: int, without: set[str], reverse: bool) -> None:
+    values = make(b, n, e, s, without=tuple(without))
+    assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native)])
+def test_reverse_is_flip_scan_flip(backend: str) -> None:
+    values = make(2, 35, 10, 4)
+    flipped = {k: v.flip(1) if k in ("u", "delta", "B", "C", "z", "time") else v for k, v in values.items()}
+    y = selective_scan(**values, reverse=True, backend=backend)
+    torch.testing.assert_close(y, selective_scan(**flipped, backend=backend).flip(1))
+
+
+def test_the_reference_is_the_equation() -> None:
+    """One channel and one state, written out by hand."""
+    u, delta, B, C = (torch.rand(1, 3, 1, dtype=torch.float64) for _ in range(4))
+    A = torch.tensor([[-0.5]], dtype=torch.float64)
+    h, wanted = 0.0, []
+    for t in range(3):
+        d = float(torch.nn.functional.softplus(delta[0, t, 0]))
+        h = float(torch.exp(d * A[0, 0])) * h + d * float(B[0, t, 0] * u[0, t, 0])
+        wanted.append(h * float(C[0, t, 0]))
+    y = selective_scan(u, delta, A, B, C, backend="reference")
+    torch.testing.assert_close(y.flatten(), torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_the_reference_passes_gradcheck() -> None:
+    values = double(make(1, 4, 3, 2))
+    leaves = [values[name].requires_grad_() for name in NAMES]
+    assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, backend="reference"), leaves)
+
+
+@native
+def test_slices_of_projections_need_no_copy() -> None:
+    values = make(2, 19, 24, 5)
+    wide = torch.randn(2, 19, 2 * 24 + 2 * 5 + 3)
+    values["u"], values["z"] = wide[..., :24], wide[..., 24:48]
+    values["B"], values["C"] = wide[..., 48:53], wide[..., 53:58]
+    values["delta"] = torch.randn(19, 2, 24).transpose(0, 1)
+    values["time"] = torch.rand(19, 2).t()
+    for name in ("u", "z", "B", "C", "delta", "time"):
+        assert not values[name].is_contiguous()
+    dense = {name: value.contiguous() for name, value in values.items()}
+    for reverse in (False, True):
+        y = selective_scan(**values, reverse=reverse, backend="native")
+        assert torch.equal(y, selective_scan(**dense, reverse=reverse, backend="native"))
+    leaf = wide.clone().requires_grad_()
+    views = {"u": leaf[..., :24], "z": leaf[..., 24:48], "B": leaf[..., 48:53], "C": leaf[..., 53:58]}
+    selective_scan(**{**values, **views}, backend="native").sum().backward()
+    again = wide.clone().requires_grad_()
+    views = {"u": again[..., :24], "z": again[..., 24:48], "B": again[..., 48:53], "C": again[..., 53:58]}
+    selective_scan(**{**values, **views}, backend="reference").sum().backward()
+    assert_close({"wide": leaf.grad}, {"wide": again.grad})
+
+
+@native
+def test_strange_strides_are_copied() -> None:
+    values = make(2, 9, 6, 4)
+    strange = {k: v.transpose(-1, -2).contiguous().transpose(-1, -2) if v.dim() > 1 else v for k, v in values.items()}
+    strange["u"] = values["u"][:, :1].expand(2, 9, 6)
+    values["u"] = strange["u"].contiguous()
+    assert_close(run(strange, "native"), run(double(values), "reference"))
+    shared = {**values, "D": torch.zeros(1).expand(6)}
+    assert torch.equal(
+        selective_scan(**shared, backend="native"),
+        selective_scan(**{**values, "D": torch.zeros(6)}, backend="native"),
+    )
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_compute_in_float32(dtype: torch.dtype) -> None:
+    values = {k: v if k in ("A", "D", "delta_bias") else v.to(dtype) for k, v in make(2, 20, 18, 16).items()}
+    found = run(values, "native")
+    for name, value in values.items():
+        assert found[name].dtype is value.dtype
+    assert found["y"].dtype is dtype
+    assert_close(found, run(double(values), "reference"), LOW_TOLERANCE[dtype])
+
+
+@native
+@pytest.mark.parametrize("shift", [-200.0, -80.0, -30.0, 19.9, 20.1, 60.0, 1000.0])
+def test_steps_huge_and_tiny(shift: float) -> None:
+    """Underflow of the exponential, both sides of the softplus threshold, steps close to zero."""
+    values = make(1, 40, 10, 6)
+    values["delta"] = values["delta"] * 0.3 + shift
+    wanted = run(double(values), "reference")
+    found = run(values, "native")
+    for name, value in wanted.items():
+        assert torch.isfinite(found[name]).all(), name
+        scale = value.abs().max()
+        assert (found[name] - value).abs().max() <= max(2e-5 * scale, 1e-37), name
+
+
+@native
+def test_growing_states_match() -> None:
+    values = make(1, 12, 9, 5, without=("time",))
+    values["A"] = values["A"].neg() * 0.1
+    assert_close(run(values, "native"), run(double(values), "reference"))
+    values["delta"] = values["delta"] - 0.5
+    assert_close(run(values, "native", softplus=False), run(double(values), "reference", softplus=False))
+
+
+BAD = [(name, value) for name in NAMES for value in (float("nan"), float("inf"), float("-inf"))]
+
+
+@native
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_nan_and_infinity_come_out_as_in_the_reference(name: str, value: float) -> None:
+    values = make(2, 20, 18, 4)
+    values[name].view(-1)[values[name].numel() // 2] = value
+    found = selective_scan(**values, backend="native")
+    wanted = selective_scan(**values, backend="reference")
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert torch.equal(found.isposinf(), wanted.isposinf())
+    assert torch.equal(found.isneginf(), wanted.isneginf())
+    fine = wanted.isfinite()
+    assert (found[fine] - wanted[fine]).abs().max() <= TOLERANCE * wanted[fine].abs().max()
+
+
+@native
+def test_the_number_of_threads_changes_nothing() -> None:
+    values, before = make(2, 50, 150, 16), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(values, "native"))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in other)
+
+
+@native
+def test_keeping_states_changes_nothing_and_keeps_little() -> None:
+    values = make(2, 50, 20, 16)
+    arguments = [values[name] for name in NAMES]
+    bare, nothing = torch.ops.rmeeto.selective_scan(*arguments, True, False, False)
+    kept, states = torch.ops.rmeeto.selective_scan(*arguments, True, False, True)
+    assert torch.equal(bare, kept)
+    assert nothing.numel() == 0
+    assert states.shape == (2, 4, 16, 32)
+
+
+@native
+def test_only_wanted_gradients_are_made() -> None:
+    values = make(2, 18, 9, 4)
+    wanted = run(values, "native")
+    for name in NAMES:
+        leaf = values[name].clone().requires_grad_()
+        y = selective_scan(**{**values, name: leaf}, backend="native")
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
+        assert torch.equal(torch.autograd.grad(y, leaf, dy)[0], wanted[name])
+
+
+@native
+def test_an_empty_batch_passes() -> None:
+    values = run(make(0, 5, 4, 3), "native")
+    assert values["y"].shape == (0, 5, 4)
+    assert torch.equal(values["A"], torch.zeros(4, 3))
+
+
+@native
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("requires", [True, False])
+def test_opcheck(keep: bool, requires: bool) -> None:
+    values = [value.requires_grad_(requires) for value in make(2, 19, 12, 4).values()]
+    torch.library.opcheck(torch.ops.rmeeto.selective_scan.default, (*values, True, False, keep))
+
+
+@native
+def test_opcheck_backward() -> None:
+    values = list(make(2, 19, 12, 4).values())
+    y, states = torch.ops.rmeeto.selective_scan(*values, True, True, True)
+    needs = [True] * 6 + [False] * 3
+    backward = torch.ops.rmeeto.selective_scan_backward.default
+    torch.library.opcheck(backward, (torch.ones_like(y), states, *values, True, True, needs))
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_flop_counter_sees_it(gate: bool) -> None:
+    values = make(2, 19, 12, 4, without=() if gate else ("z",))
+    values = {name: value.to("meta").requires_grad_() for name, value in values.items()}
+    once = scan_flops((2, 19, 12), 4, skip=True, gate=gate)
+    assert once == 2 * 19 * 12 * (9 * 4 + 1 + gate)
+    with FlopCounterMode(display=False) as counter:
+        y = selective_scan(**values)
+    assert counter.get_total_flops() == once
+    with FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 2 * once
+
+
+@native
+@pytest.mark.skipif(sys.platform == "win32", reason="torch.compile needs a compiler set up")
+def test_it_compiles_as_one_graph() -> None:
+    values = [value.requires_grad_() for value in make(2, 19, 12, 4).values()]
+
+    def both(*inputs: Tensor) -> Tensor:
+        return selective_scan(*inputs) + selective_scan(*inputs, reverse=True)
+
+    wanted = torch.autograd.grad(both(*values).square().sum(), values)
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(*values).square().sum(), values)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+MISFITS = [
+    ("u", (2, 5), "u has shape"),
+    ("A", (4,), "A has shape"),
+    ("A", (3, 2), "A has shape"),
+    ("delta", (2, 5, 3), "delta has shape"),
+    ("B", (2, 5, 4), "B has shape"),
+    ("C", (1, 5, 2), "C has shape"),
+    ("D", (3,), "D has shape"),
+    ("z", (2, 4, 4), "z has shape"),
+    ("delta_bias", (1, 4), "delta_bias has shape"),
+    ("time", (2, 5, 1), "time has shape"),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "message"), MISFITS)
+def test_shapes_that_do_not_fit_are_named(name: str, shape: tuple[int, ...], message: str) -> None:
+    values = make(2, 5, 4, 2)
+    values[name] = torch.zeros(shape)
+    with pytest.raises(ShapeError, match=message) as caught:
+        selective_scan(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_tokens_is_an_error() -> None:
+    with pytest.raises(ShapeError, match="at least one token"):
+        selective_scan(**make(2, 0, 4, 2))
+
+
+@native
+def test_autocast_mixes_types() -> None:
+    values = make(2, 19, 12, 4)
+    for name in ("u", "z"):
+        values[name] = values[name].bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = selective_scan(**values)
+        with use_backend("reference"):
+            wanted = selective_scan(**values)
+    assert found.dtype is torch.bfloat16
+    assert_close({"y": found}, {"y": wanted}, LOW_TOLERANCE[torch.bfloat16])
