@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ def _tiles(result: Mapping[str, Any]) -> str:
         ("Speed-up", ratio and f"{ratio:.2f}x", between and f"{between[0]:.2f} to {between[1]:.2f} in 80 % of runs"),
         ("Top-1 accuracy", None if lost is None else f"{-lost:+.1f} points", " to ".join(change) + " %"),
         ("Token-layers gone", None if gone is None else f"{100 * gone:.0f} %", "share of the tokens over all blocks"),
-        ("Re-training", None if seconds is None else words.duration(seconds), "wall time"),
+        ("Re-training", None if seconds is None else words.duration(seconds), _seen(result)),
     ]  # fmt: skip
     shown = "".join(
         f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value).replace("-", "&minus;")}</dd>'
@@ -141,6 +141,11 @@ def _tiles(result: Mapping[str, Any]) -> str:
         if value
     )
     return f'<dl class="tiles">{shown}</dl>' if shown else ""
+
+
+def _seen(result: Mapping[str, Any]) -> str:
+    images = number(result, "retrain_images")
+    return "wall time" if images is None else f"wall time, {images:,.0f} images"
 
 
 def _table(table: Table) -> str:
@@ -162,7 +167,7 @@ def _table(table: Table) -> str:
 def _conventions(result: Mapping[str, Any]) -> str:
     told = mapping(result.get("conventions"))
     names = {"gflops": "GFLOPs", "gflops_paper": "paper GFLOPs"}
-    notes = [f"<b>{names.get(key, key)}</b>: {escape(str(value))}." for key, value in told.items() if value]
+    notes = [f"<b>{escape(names.get(key, key))}</b>: {escape(str(value))}." for key, value in told.items() if value]
     return f'<p class="note">{"<br>".join(notes)}</p>' if notes else ""
 
 
@@ -207,7 +212,7 @@ def _picture(picture: Picture) -> str:
 
 def _method(result: Mapping[str, Any]) -> str:
     setting = mapping(result.get("speed_setting"))
-    told = []
+    told = [_certainty(result)]
     if {"batch", "repeats", "warmup"} <= setting.keys():
         told.append(
             f"Images per second is the median of {setting['repeats']} timed forward passes of "
@@ -224,7 +229,20 @@ def _method(result: Mapping[str, Any]) -> str:
         told.append(
             "Token-layers gone: 1 minus the mean, over the blocks, of the share of tokens that each still works on."
         )
-    return "".join(f"<p>{escape(text)}</p>" for text in told)
+    return "".join(f"<p>{escape(text)}</p>" for text in told if text)
+
+
+def _certainty(result: Mapping[str, Any]) -> str:
+    """How well an accuracy is known from so many images: 1.96 standard errors of a share."""
+    count, final = number(mapping(result.get("images")), "validation"), words.final_stage(result)
+    top1 = final.number("top1") if final else None
+    if not count or top1 is None or not 0 <= top1 <= 100:
+        return ""
+    error = 196 * math.sqrt(top1 / 100 * (1 - top1 / 100) / count)
+    return (
+        f"Accuracy is over {count:,.0f} validation images, which tell one model's top-1 to about {error:.1f} points "
+        "either way (95 %); two models on the same images compare more closely than that."
+    )
 
 
 def _settings(evidence: Evidence) -> str:
@@ -233,7 +251,8 @@ def _settings(evidence: Evidence) -> str:
     merging = {"tokens that leave after each block": result.get("schedule"), **mapping(result.get("reduction"))}
     groups = {
         "Merging": {name: value for name, value in merging.items() if value is not None},
-        "Training recipe": mapping(run.get("recipe")),
+        "Training recipe": mapping(run.get("recipe")) or mapping(result.get("recipe")),
+        "Augmentation": mapping(result.get("augment")),
         "Speed measurement": mapping(result.get("speed_setting")),
         "Environment": mapping(result.get("environment")) or mapping(run.get("environment")),
     }
@@ -260,7 +279,9 @@ def _plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value)) or "none"
-    return json.dumps(value) if isinstance(value, Mapping) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    return str(value)
 
 
 def _links(names: Iterable[str]) -> str:

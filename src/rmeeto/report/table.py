@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rmeeto.report.words import figure, speedup
 
 @dataclass(frozen=True)
 class Table:
-    """Headed rows of text cells; the first column stands left, the others right.
+    """Headed rows of text cells; columns of figures stand right, words and the first column left.
 
     Attributes:
         headers: one per column.
@@ -37,17 +38,30 @@ class Table:
         """A table of any values, each as its text on one line."""
         return cls(tuple(headers), tuple(tuple(" ".join(str(cell).split()) for cell in row) for row in rows))
 
+    @property
+    def of_figures(self) -> tuple[bool, ...]:
+        """For each column whether it holds figures."""
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.headers)
+        return tuple(place > 0 and all(map(_is_figure, column)) for place, column in enumerate(columns))
+
     def to_text(self) -> str:
         """Lines of equal width with a rule below the headers."""
         widths = [max(map(_width, column)) for column in zip(self.headers, *self.rows, strict=True)]
-        lines = ["  ".join(_padded(row, widths)).rstrip() for row in (self.headers, *self.rows)]
+        lines = [self._line(row, widths) for row in (self.headers, *self.rows)]
         return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
     def to_markdown(self) -> str:
         """A pipe table; pipes in cells are escaped."""
         rows = [[cell.replace("|", r"\|") for cell in row] for row in (self.headers, *self.rows)]
-        rules = [":--" if column == 0 else "--:" for column in range(len(self.headers))]
+        rules = ["--:" if figures else ":--" for figures in self.of_figures]
         return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
+
+    def _line(self, row: Sequence[str], widths: Sequence[int]) -> str:
+        gaps = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            gap + cell if right else cell + gap for cell, gap, right in zip(row, gaps, self.of_figures, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
@@ -87,6 +101,6 @@ def _width(text: str) -> int:
     )
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    gaps = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-    return [cell + gap if column == 0 else gap + cell for column, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
+def _is_figure(cell: str) -> bool:
+    """A number, with sign, unit or range (0.97-1.04, 2.1x, 40 %), or nothing."""
+    return re.fullmatch(r"[-+–\d.,x% ]*", cell) is not None  # noqa: RUF001

@@ -86,6 +86,7 @@ def style(theme: Theme) -> Iterator[None]:
                 "ytick.labelsize": SMALL,
                 "ytick.major.size": 0,
                 "xtick.major.size": 3,
+                "text.parse_math": False,  # a dollar sign in a name is a dollar sign
                 "text.color": theme.text,
                 "font.size": BODY,
                 "font.family": "DejaVu Sans",

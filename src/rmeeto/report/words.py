@@ -120,16 +120,16 @@ def _accuracy_words(result: Mapping[str, Any]) -> str:
 
 def _where(result: Mapping[str, Any]) -> str:
     """On what it was trained, as far as the result tells."""
-    environment = mapping(result.get("environment"))
-    device = str(environment.get("gpu") or environment.get("device") or "cpu")
+    environment, setting = mapping(result.get("environment")), mapping(result.get("speed_setting"))
+    device, gpus = str(setting.get("device") or "cpu"), environment.get("gpus")
     if not device.startswith("cpu"):
-        return f" on {device}"
-    for key in ("cores", "threads"):
-        count = number(environment, key) or number(mapping(result.get("speed_setting")), key)
-        if count:
-            unit = key if count != 1 else key[:-1]
-            return f" on {count:.0f} {unit}"
-    return ""
+        return f" on {gpus[0] if isinstance(gpus, list) and gpus else device}"
+    cores = number(environment, "cores")
+    threads = number(environment, "threads") or number(setting, "threads") or cores
+    if not threads:
+        return ""
+    unit = "core" if cores == threads else "thread"
+    return f" on {threads:.0f} {unit}{'' if threads == 1 else 's'}"
 
 
 def _merging_and_training(result: Mapping[str, Any]) -> str:
