@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rmeeto.data.augment import drawing_from, eval_transform, train_transform
+from rmeeto.data.augment import eval_transform, kept_generators, seed_generators, train_transform
 from rmeeto.data.spec import Augment, InputSpec
 from rmeeto.errors import SettingsError
 
@@ -26,8 +26,8 @@ def picture(mode="RGB", size=(40, 50)):
 @pytest.mark.parametrize("augment", [Augment(), Augment.light(), Augment.none(), Augment(color_jitter=0.4), STRONGEST])
 def test_any_picture_becomes_a_tensor_of_the_wanted_form(form, augment, mode):
     for seed in range(5):
-        with drawing_from(seed):
-            image = train_transform(form, augment)(picture(mode))
+        seed_generators(seed)
+        image = train_transform(form, augment)(picture(mode))
         assert image.shape == form.size
         assert image.dtype == torch.float32
         assert image.isfinite().all()
@@ -38,8 +38,8 @@ def test_any_picture_becomes_a_tensor_of_the_wanted_form(form, augment, mode):
 def test_every_policy_of_timm_runs(policy):
     transform = train_transform(FORM, Augment(auto_augment=policy))
     for seed in range(20):
-        with drawing_from(seed):
-            assert transform(picture()).shape == FORM.size
+        seed_generators(seed)
+        assert transform(picture()).shape == FORM.size
 
 
 def test_posterizing_to_no_bits_gives_black():
@@ -67,8 +67,8 @@ def test_a_padded_crop_shifts_the_evaluated_image():
     inside = (slice(None), slice(1, -1), slice(1, -1))
     found = set()
     for seed in range(40):
-        with drawing_from(seed):
-            shifted = train_transform(FORM, augment)(image)
+        seed_generators(seed)
+        shifted = train_transform(FORM, augment)(image)
         for y in (-1, 0, 1):
             for x in (-1, 0, 1):
                 if torch.allclose(shifted[inside], plain.roll((y, x), (1, 2))[inside]):
@@ -94,21 +94,22 @@ def states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
-def test_drawing_leaves_the_global_generators_as_they_were():
+def test_a_seed_fixes_all_that_is_drawn_and_leaves_the_global_generators_as_they_were():
     before = states()
     drawn = []
-    for seed in (5, 5, 6):
-        with drawing_from(seed):
+    for seed in (5, 5, 6, 2**32 - 1):
+        with kept_generators():
+            seed_generators(seed)
             drawn.append(draw())
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] == drawn[1] != drawn[2] != drawn[3]
     assert states() == before
 
 
-def test_drawing_puts_the_generators_back_after_an_error():
+def test_the_generators_are_put_back_after_an_error():
     before = states()
 
     def fail():
-        with drawing_from(5):
+        with kept_generators():
             draw()
             raise ZeroDivisionError
 

@@ -43,22 +43,22 @@ def train_transform(form: InputSpec, augment: Augment) -> Transform:
 
 
 @contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """Make the global generators that transforms draw from start at `seed`, and put them back after.
-
-    Args:
-        seed: below 2**32.
-    """
+def kept_generators() -> Iterator[None]:
+    """Put the global generators that transforms draw from back as they were."""
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  timm's augmentations draw from numpy's global generator
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.default_generator.set_state(before[2])
+
+
+def seed_generators(seed: int) -> None:
+    """Make the global generators that transforms draw from start at `seed`, which is below 2**32."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  timm's augmentations draw from numpy's global generator
+    torch.default_generator.manual_seed(seed)
 
 
 @final

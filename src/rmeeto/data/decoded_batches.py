@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from rmeeto.data.augment import Transform, drawing_from
+from rmeeto.data.augment import Transform, kept_generators, seed_generators
 from rmeeto.data.images import ImageSet
 from rmeeto.data.order import Order
 from rmeeto.errors import DataError
@@ -98,13 +98,20 @@ class _Pictures(Dataset[tuple[Tensor, int] | _Unreadable]):
         self._transform = transform
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, int] | _Unreadable:
-        index, seed = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[_Key]) -> list[tuple[Tensor, int] | _Unreadable]:
+        """A whole batch, which is how torch asks where it can."""
+        with kept_generators():
+            return [self._sample(*key) for key in keys]
+
+    def _sample(self, index: int, seed: int) -> tuple[Tensor, int] | _Unreadable:
         try:
             image, label = self._images.read(index)
         except DataError as error:
             return _Unreadable(str(error))
-        with drawing_from(seed):
-            return self._transform(image), label
+        seed_generators(seed)
+        return self._transform(image), label
 
 
 def _collate(samples: list[tuple[Tensor, int] | _Unreadable]) -> tuple[Tensor, Tensor] | _Unreadable:
