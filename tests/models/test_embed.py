@@ -1,0 +1,48 @@
+"""Patches and positions."""
+
+import pytest
+import torch
+
+from rmeeto.errors import ShapeError
+from rmeeto.models.configs import VimConfig
+from rmeeto.models.embed import PatchEmbed, resize_positions
+
+SIZES = {"patch_size": 4, "in_chans": 1, "embed_dim": 3, "depth": 1, "num_classes": 2}
+
+
+def table(side: int, place: int) -> torch.Tensor:
+    """Positions whose first number is the row, second the column, third 0; the class token's are 9."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    grid = torch.stack((rows, columns, torch.zeros_like(rows)), dim=-1).reshape(-1, 3).float()
+    return torch.cat((grid[:place], torch.full((1, 3), 9.0), grid[place:]))[None]
+
+
+@pytest.mark.parametrize(("class_token", "old", "new"), [("middle", 8, 32), ("first", 0, 0)])
+def test_positions_grow_with_the_grid_and_the_class_token_keeps_its_own(class_token, old, new):
+    config = VimConfig(img_size=32, class_token=class_token, **SIZES)
+    fitted = resize_positions(table(4, old), config)
+    assert fitted.shape == (1, 65, 3)
+    assert fitted[0, new].tolist() == [9, 9, 9]
+    patches = torch.cat((fitted[0, :new], fitted[0, new + 1 :])).reshape(8, 8, 3)
+    assert (patches[1:, :, 0] > patches[:-1, :, 0] - 0.2).all()
+    torch.testing.assert_close(patches[..., 0], patches[..., 1].T)
+    assert patches[0, 0, 0] < 0.1 < 2.9 < patches[-1, 0, 0]
+
+
+def test_positions_of_the_right_length_are_left_alone():
+    positions = table(4, 8)
+    assert resize_positions(positions, VimConfig(img_size=16, **SIZES)) is positions
+
+
+def test_positions_of_no_square_grid_are_refused():
+    with pytest.raises(ShapeError, match="12 positions, which is no square grid"):
+        resize_positions(torch.zeros(1, 12, 3), VimConfig(img_size=32, **SIZES))
+
+
+def test_patches_come_in_reading_order():
+    embed = PatchEmbed(VimConfig(img_size=(8, 12), **SIZES))
+    with torch.no_grad():
+        embed.proj.weight.fill_(1 / 16)
+        embed.proj.bias.zero_()
+    image = torch.arange(6.0).reshape(1, 1, 2, 3).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    assert embed(image)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
