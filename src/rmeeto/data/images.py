@@ -186,10 +186,10 @@ def open_split(spec: DataSpec, split: Split) -> ImageSet:
         DataError: they are missing, empty, of one class only, or of a kind that cannot be opened here.
     """
     images = _open(locate(spec, split), split)
-    if len(images.class_names) < 2:
-        raise DataError(f"{images.name} has one class only {images.class_names}; give two or more, a folder each")
     if "" in images.class_names:
         raise DataError(f"{images.name} has images beside its class folders; put each image in the folder of a class")
+    if len(images.class_names) < 2:
+        raise DataError(f"{images.name} has one class only ({images.class_names[0]}); give two or more, a folder each")
     limit = spec.train_limit if split == "train" else spec.val_limit
     if limit is None or limit >= len(images):
         return images

@@ -122,7 +122,7 @@ def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool)
     others = [name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS) if (root / name).is_dir()]
     if split == "val" and not separate:
         raise DataError(
-            f"folder {root} has no validation images in val/ or test/; name some with --val-data, --data has the rest"
+            f"folder {root} has no validation images in val/ or test/; name their folder or tar with --val-data"
         )
     if others:
         raise DataError(f"folder {root} holds {others[0]}/ but no {names[0]}/; name the folder of the classes itself")
