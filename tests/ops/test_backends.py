@@ -12,7 +12,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError
-from rmeeto.ops import SlowPathWarning, _library, backends, causal_conv, native_info, report, selective_scan, use_backend
+from rmeeto.ops import (
+    SlowPathWarning,
+    _library,
+    backends,
+    causal_conv,
+    native_info,
+    report,
+    selective_scan,
+    use_backend,
+)
 
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 

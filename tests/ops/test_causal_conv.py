@@ -69,9 +69,7 @@ def test_equals_the_reference(shape: tuple[int, int, int, int], reverse: bool, b
 
 @native
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(
-    b=st.integers(1, 3), n=st.integers(1, 70), e=st.integers(1, 70), k=st.integers(1, 8), reverse=st.booleans()
-)
+@given(b=st.integers(1, 3), n=st.integers(1, 70), e=st.integers(1, 70), k=st.integers(1, 8), reverse=st.booleans())
 def test_equals_the_reference_anywhere(b: int, n: int, e: int, k: int, reverse: bool) -> None:
     values = make(b, n, e, k)
     assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))

@@ -44,9 +44,7 @@ def make(b: int, n: int, e: int, s: int, *, seed: int = 0, without: tuple[str, .
     return {name: value for name, value in values.items() if name not in without}
 
 
-def run(
-    values: dict[str, Tensor], backend: str, *, softplus: bool = True, reverse: bool = False
-) -> dict[str, Tensor]:
+def run(values: dict[str, Tensor], backend: str, *, softplus: bool = True, reverse: bool = False) -> dict[str, Tensor]:
     """The output and the gradient of every input, under a fixed random gradient of the output."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
     y = selective_scan(**leaves, softplus=softplus, reverse=reverse, backend=backend)

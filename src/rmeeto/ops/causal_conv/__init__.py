@@ -38,7 +38,7 @@ def causal_conv(
     Source: the convolution of the Mamba block, arXiv 2312.00752, figure 3.
     """
     if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] < 1:
-        raise ShapeError(f"x has shape {tuple(x.shape)}; it must be (batch, tokens, channels), none of the last two empty")
+        raise ShapeError(f"x has shape {tuple(x.shape)}; it must be (batch, tokens, channels), one of each at least")
     channels = x.shape[2]
     if weight.dim() != 2 or weight.shape[0] != channels or not 1 <= weight.shape[1] <= MAX_TAPS:
         raise ShapeError(
@@ -46,7 +46,7 @@ def causal_conv(
             "drop a singleton dimension or check the channels"
         )
     if bias is not None and bias.shape != (channels,):
-        raise ShapeError(f"bias has shape {tuple(bias.shape)}; with this x it must be ({channels},): check the channels")
+        raise ShapeError(f"bias has shape {tuple(bias.shape)}; with this x it must be ({channels},): check it")
     if not backends.choose("causal_conv", (x, weight, bias), backend):
         return causal_conv_reference(x, weight, bias, reverse=reverse)
     return torch.ops.rmeeto.causal_conv.default(x, weight, bias, reverse)

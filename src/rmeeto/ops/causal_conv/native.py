@@ -24,7 +24,10 @@ LIBRARY.define(
 
 
 def _pack_inputs(
-    x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool  # noqa: FBT001
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reverse: bool,  # noqa: FBT001
 ) -> tuple[list[Any], tuple[int, ...]]:
     """The inputs as the kernel wants them (to be kept alive during the call), and their fields."""
     held = [rows(x), dense(weight), dense(bias)]
@@ -52,12 +55,13 @@ def _backward(
     gradients = [empty(t) if t is not None and need else None for t, need in zip(inputs, needs, strict=True)]
     if dy.numel():
         _held, fields = _pack_inputs(x, weight, bias, reverse)
-        dy = rows(dy)  # type: ignore[assignment]
+        dy = rows(dy)
         call("rmeeto_conv_backward", _BACKWARD, (*fields, *walk(dy), *[address(g) for g in gradients]))
     else:
         gradients = [None if g is None else g.zero_() for g in gradients]
+    nothing = dy.new_empty(0, dtype=torch.float32)
     return tuple(
-        dy.new_empty(0, dtype=torch.float32) if t is None or g is None else (g if t.dtype is torch.float32 else g.to(t.dtype))
+        nothing.clone() if t is None or g is None else (g if t.dtype is torch.float32 else g.to(t.dtype))
         for t, g in zip(inputs, gradients, strict=True)
     )
 

@@ -50,9 +50,7 @@ def selective_scan(
     _check(u, delta, A, B, C, D, z, delta_bias, time)
     tensors = (u, delta, A, B, C, D, z, delta_bias, time)
     if not backends.choose("selective_scan", tensors, backend):
-        return selective_scan_reference(
-            u, delta, A, B, C, D, z, delta_bias, time, softplus=softplus, reverse=reverse
-        )
+        return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, time, softplus=softplus, reverse=reverse)
     return torch.ops.rmeeto.selective_scan.default(*tensors, softplus, reverse, wants_gradient(tensors))[0]
 
 

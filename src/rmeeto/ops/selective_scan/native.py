@@ -31,7 +31,9 @@ def _states_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
     return batch, -(-tokens // CHUNK), A.shape[1], -(-channels // CHANNEL_PAD) * CHANNEL_PAD
 
 
-def _pack_inputs(inputs: Sequence[Tensor | None], *, softplus: bool, reverse: bool) -> tuple[list[Any], tuple[int, ...]]:
+def _pack_inputs(
+    inputs: Sequence[Tensor | None], *, softplus: bool, reverse: bool
+) -> tuple[list[Any], tuple[int, ...]]:
     """The inputs as the kernel wants them (to be kept alive during the call), and their fields."""
     u, delta, A, B, C, D, z, delta_bias, time = inputs
     assert u is not None
@@ -66,7 +68,7 @@ def _backward(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]
     du, ddelta, dA, dB, dC, dD, dz, dbias, dtime = gradients
     if dy.numel():
         _held, fields = _pack_inputs(inputs, softplus=softplus, reverse=reverse)
-        dy = rows(dy)  # type: ignore[assignment]
+        dy = rows(dy)
         ordered = (du, ddelta, dz, dB, dC, dtime, dA, dD, dbias)
         call(
             "rmeeto_scan_backward",
