@@ -70,7 +70,7 @@ def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[
     config = next(iter(models.values())).config
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator)
-    with watch.counting("measuring speed", (spec.warmup + spec.repeats) * len(models)) as advance:
+    with watch.counting("measuring speed", spec.repeats) as advance:
         return measure_speed(
             dict(models),
             example,
