@@ -97,9 +97,9 @@ def test_ending_at_ends_there_with_equal_steps(tokens, protected, depth, every, 
     assert used == sorted(used, reverse=True)
     lengths = schedule.lengths(tokens, protected=protected)
     for block, removal in enumerate(schedule.removals):
-        # Smaller than the largest by more than one only where the halving limit holds (one less where it gives back).
+        # Smaller than the largest by more than one only where the halving limit holds.
         if removal and removal < max(used) - 1:
-            assert removal >= (lengths[block] - protected) // 2 - 1
+            assert removal == (lengths[block] - protected) // 2
 
 
 def test_ending_at_spreads_evenly():

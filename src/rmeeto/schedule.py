@@ -77,23 +77,24 @@ class Schedule:
                 f"final length {final} is outside {protected}..{tokens}, the tokens of this model; choose within"
             )
 
-        def at_most(r: int) -> Schedule:
-            return cls.constant(r, depth, every=every, phase=phase)
+        places = [block for block, merges in enumerate(_merging(depth, every, phase)) if merges]
 
-        least = at_most(tokens).final_length(tokens, protected=protected)
+        def at_most(r: int, first: int) -> Schedule:
+            """The first merges may take r tokens, the later ones r - 1."""
+            wishes = dict.fromkeys(places[:first], r) | dict.fromkeys(places[first:], r - 1)
+            return cls.of(wishes.get(block, 0) for block in range(depth)).clamped(tokens, protected=protected)
+
+        least = tokens - sum(at_most(tokens, len(places)).removals)
         if final < least:
             raise ScheduleError(
-                f"final length {final} cannot be reached: {at_most(1).merges} merges in {depth} blocks, each taking at "
+                f"final length {final} cannot be reached: {len(places)} merges in {depth} blocks, each taking at "
                 f"most half, leave {least} tokens; ask for {least} or more, or merge in more places"
             )
-        r = next(r for r in range(tokens) if at_most(r).final_length(tokens, protected=protected) <= final)
-        removals = list(at_most(r).clamped(tokens, protected=protected).removals)
-        # The smallest r that suffices takes fewer tokens too many than there are merges: the last ones take one less.
-        excess = final - (tokens - sum(removals))
-        used = [block for block, removal in enumerate(removals) if removal]
-        for block in used[len(used) - excess :]:
-            removals[block] -= 1
-        return cls(tuple(removals))
+        if final == tokens:
+            return cls.none(depth)
+        # One more merge allowed r takes one more token at most, so that no length is stepped over.
+        tries = (at_most(r, first) for r in range(1, tokens) for first in range(1, len(places) + 1))
+        return next(schedule for schedule in tries if sum(schedule.removals) == tokens - final)
 
     @property
     def depth(self) -> int:

@@ -169,7 +169,7 @@ class TokenMap:
         size = self._add(weights)
         # The share of a token alone in its group is exactly 1, so that it passes bit for bit.
         shares = weights.to(wide) / size.gather(1, self.index).to(wide)
-        merged = self._add(x.to(wide) * shares.unsqueeze(-1))
+        merged = self._add(x * shares.unsqueeze(-1))
         return merged.to(x.dtype), size if sizes_add else torch.ones_like(size)
 
     def _extreme(self, x: Tensor, size: Tensor, mode: str) -> tuple[Tensor, Tensor]:

@@ -157,12 +157,13 @@ def test_scale_of_a_row_does_not_matter():
 
 
 def test_half_precision_is_compared_in_single():
-    # Two destinations that bfloat16 products could not tell apart.
-    patches = torch.tensor([[[1.0, 0.0078125], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0156250]]]).bfloat16()
+    # Similar rows, whose products bfloat16 could not tell apart.
+    patches = (1 + 0.1 * torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))).bfloat16()
     expected = match(patches.float())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(match(patches).chosen, expected.chosen)
-        assert torch.equal(match(patches).ranking, expected.ranking)
+        for given_as in (patches, patches.float()):
+            assert torch.equal(match(given_as).chosen, expected.chosen)
+            assert torch.equal(match(given_as).ranking, expected.ranking)
 
 
 @pytest.mark.parametrize("k", [0, 2])
