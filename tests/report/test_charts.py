@@ -11,7 +11,7 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
-from rmeeto.report import CHARTS, Evidence, write_charts
+from rmeeto.report import CHARTS, Evidence, charts, write_charts
 from rmeeto.report.theme import LIGHT, PAGE_DARK
 
 from .samples import result, run
@@ -60,6 +60,8 @@ def test_the_readers_settings_of_matplotlib_stay_and_do_not_matter() -> None:
         ("training", Evidence(result(), {})),
         ("training", Evidence(result(), run(epochs=[]))),
         ("training", Evidence(result(), run(epochs="three"))),
+        ("training", Evidence({}, run(epochs=[{"epoch": 1}]))),
+        ("training", Evidence(result(), run(epochs=[{"top1": float("nan"), "seconds": 0}]))),
         ("speed", Evidence({}, {})),
         ("speed", Evidence({"unmerged": {"images_per_second": 0}}, {})),
     ],
@@ -76,8 +78,8 @@ def test_nothing_to_show(name: str, evidence: Evidence) -> None:
         ("accuracy_speed", Evidence(result(merged={"top1": 0.0, "images_per_second": 0.0}), {})),
         ("tokens", Evidence(result(lengths=[197], token_reduction=None, retrained=None, merged=None), {})),
         ("tokens", Evidence(result(lengths=[5.0] * 64), {})),
-        ("training", Evidence({}, run(epochs=[{"epoch": 1}]))),
-        ("training", Evidence(result(), run(epochs=[{"loss": None, "top1": float("nan"), "seconds": 0}]))),
+        ("training", Evidence(result(), run(epochs=[{"loss": 2.5, "top1": 24.0, "seconds": 20.0}]))),
+        ("training", Evidence({}, run(epochs=[{"loss": 1.0}, {"loss": 2.0}]))),
         ("training", Evidence(result(), run(epochs=[{"loss": 1.0, "seconds": 9e4, "steps": 0}] * 40))),
         ("training", Evidence(result(), run(verb="pretrain"), steps=({"loss": 1}, {"loss": 2, "epoch": 99}))),
         ("speed", Evidence({"unmerged": {"images_per_second": 1e6}}, {})),
@@ -86,6 +88,19 @@ def test_nothing_to_show(name: str, evidence: Evidence) -> None:
 )
 def test_odd_evidence_is_drawn(name: str, evidence: Evidence) -> None:
     assert BY_NAME[name].render(evidence) is not None
+
+
+@pytest.mark.parametrize(
+    ("places", "heights"),
+    [
+        ([(0, 9.0), (0, 5.0)], [9.0, 5.0]),
+        ([(0, 9.0), (0, 8.5), (0, 8.0)], [9.0, 8.0, 7.0]),
+        ([(0, 9.0), (10, 8.9)], [9.0, 8.9]),
+        ([(0, 2.0), (0, 1.1), (0, 1.0)], [3.0, 2.0, 1.0]),
+    ],
+)
+def test_labels_are_apart_and_above_the_floor(places: list[tuple[float, float]], heights: list[float]) -> None:
+    assert charts._apart(places, gap=1.0, clear=5.0, floor=1.0) == heights
 
 
 def test_charts_of_a_folder(tmp_path: Path) -> None:

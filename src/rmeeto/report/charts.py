@@ -116,16 +116,30 @@ def _labels(axes: Axes, placed: Sequence[tuple[Stage, float, float]], theme: The
     """Names beside the points, pushed apart where they would lie on each other."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
-    gap, clear = 0.17 * (high - low), 0.45 * (right - left)
-    taken: list[tuple[float, float]] = []
-    for stage, speed, top1 in sorted(placed, key=lambda entry: -entry[2]):
-        y = min([top1, *(other - gap for x, other in taken if abs(x - speed) < clear)])
-        taken.append((speed, y))
+    gap, clear = 0.17 * (high - low), 0.36 * (right - left)
+    falling = sorted(placed, key=lambda entry: -entry[2])
+    heights = _apart([(speed, top1) for _, speed, top1 in falling], gap, clear, floor=low + 0.6 * gap)
+    for (stage, speed, top1), y in zip(falling, heights, strict=True):
         x = max(_ends(other, at)[1] for other, at, _ in placed if abs(at - speed) < 0.2 * (right - left))
         axes.annotate(
             f"{stage.short}\n{top1:.1f} %", (x, y), xytext=(9, 0), textcoords="offset points", va="center",
             color=theme.colour(stage.key), fontsize=SMALL, linespacing=1.25, bbox=_paper(theme), zorder=2.5,
         )  # fmt: skip
+
+
+def _apart(places: Sequence[tuple[float, float]], gap: float, clear: float, floor: float) -> list[float]:
+    """Heights of labels for (x, y) places, highest first: `gap` apart where they are less than `clear` apart in x.
+
+    They are pushed down from above, and up again from the floor.
+    """
+    heights = [y for _, y in places]
+    near = [[other for other in range(len(places)) if abs(places[other][0] - x) < clear] for x, _ in places]
+    for place in range(len(places)):
+        heights[place] = min([heights[place], *(heights[other] - gap for other in near[place] if other < place)])
+    for place in reversed(range(len(places))):
+        above = [heights[other] + gap for other in near[place] if other > place]
+        heights[place] = max([heights[place], floor, *above])
+    return heights
 
 
 def _paper(theme: Theme) -> dict[str, Any]:
@@ -169,23 +183,27 @@ def _training(figure: Figure, evidence: Evidence, theme: Theme) -> bool:
     if not epochs:
         return False
     clock = _Clock.of(epochs)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
-    colour = theme.colour("retrained")
     steps = [(clock.at_step(step), loss) for step in evidence.steps if (loss := number(step, "loss")) is not None]
-    if len(steps) > 1:
-        upper.plot(*zip(*steps, strict=True), color=colour, alpha=0.35, linewidth=1.0)
-    _curve(upper, clock.series(epochs, "loss"), theme)
-    upper.set_ylabel("loss")
-    upper.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    scores = clock.series(epochs, "top1")
+    losses, scores = clock.series(epochs, "loss"), clock.series(epochs, "top1")
     start = stage_of(evidence.result, "merged")
     if start is not None and (top1 := start.number("top1")) is not None and evidence.run.get("verb") != "pretrain":
         scores.insert(0, (0.0, top1))
-    _curve(lower, scores, theme)
-    _goal(lower, evidence, clock.ends[-1], theme)
-    lower.set(ylabel="top-1, %", xlabel=f"{clock.unit} of training", xlim=(0, 1.03 * clock.ends[-1]))
-    lower.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    lower.margins(y=0.16)
+    rows = [name for name, values in (("loss", max(steps, losses, key=len)), ("top-1, %", scores)) if len(values) > 1]
+    if not rows:
+        return False
+    panels = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
+    for name, axes in panels.items():
+        axes.set(ylabel=name, xlim=(0, 1.12 * clock.ends[-1]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.margins(y=0.16)
+    if (axes := panels.get("loss")) is not None:
+        if len(steps) > 1:
+            axes.plot(*zip(*steps, strict=True), color=theme.colour("retrained"), alpha=0.35, linewidth=1.0)
+        _curve(axes, losses, theme)
+    if (axes := panels.get("top-1, %")) is not None:
+        _curve(axes, scores, theme)
+        _goal(axes, evidence, clock.ends[-1], theme)
+    panels[rows[-1]].set_xlabel(f"{clock.unit} of training")
     figure.align_ylabels()
     return True
 
@@ -196,8 +214,8 @@ def _curve(axes: Axes, values: Sequence[tuple[float, float]], theme: Theme) -> N
         size = 4.5 if len(values) < 25 else 0
         axes.plot(*zip(*values, strict=True), color=colour, marker="o", markersize=size, clip_on=False, zorder=3)
         axes.annotate(
-            f"{values[-1][1]:.3g}", values[-1], xytext=(2, -8), textcoords="offset points", ha="right", va="top",
-            color=colour, bbox=_paper(theme),
+            f"{values[-1][1]:.3g}", values[-1], xytext=(7, 0), textcoords="offset points", va="center", color=colour,
+            bbox=_paper(theme), annotation_clip=False,
         )  # fmt: skip
 
 
@@ -208,7 +226,7 @@ def _goal(axes: Axes, evidence: Evidence, end: float, theme: Theme) -> None:
         axes.axhline(top1, color=theme.colour(_WHOLE), linewidth=1.2, linestyle=(0, (4, 4)))
         axes.annotate(
             f"un-merged {top1:.1f}", (0.02 * end, top1), xytext=(0, 3), textcoords="offset points", fontsize=SMALL,
-            color=theme.colour(_WHOLE),
+            color=theme.colour(_WHOLE), bbox=_paper(theme), zorder=1.5,
         )  # fmt: skip
 
 

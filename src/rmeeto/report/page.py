@@ -168,6 +168,8 @@ def _conventions(result: Mapping[str, Any]) -> str:
     told = mapping(result.get("conventions"))
     names = {"gflops": "GFLOPs", "gflops_paper": "paper GFLOPs"}
     notes = [f"<b>{escape(names.get(key, key))}</b>: {escape(str(value))}." for key, value in told.items() if value]
+    if words.speedup(result) is not None:
+        notes.append("<b>speed</b>: the last row's is measured pass by pass against the un-merged model, see below.")
     return f'<p class="note">{"<br>".join(notes)}</p>' if notes else ""
 
 
@@ -212,12 +214,13 @@ def _picture(picture: Picture) -> str:
 
 def _method(result: Mapping[str, Any]) -> str:
     setting = mapping(result.get("speed_setting"))
+    threads = number(setting, "threads")
     told = [_certainty(result)]
     if {"batch", "repeats", "warmup"} <= setting.keys():
         told.append(
             f"Images per second is the median of {setting['repeats']} timed forward passes of "
             f"{setting['batch']} images, after {setting['warmup']} untimed ones to warm up"
-            + (f", on {setting['threads']} threads" if setting.get("threads") else "")
+            + (f", on {words.counted(threads, 'thread')}" if threads else "")
             + ". The models took turns within one run. The speed-up is the median ratio of neighbouring passes of the "
             "final and the un-merged model, with its 10th and 90th percentile: machine and moment change both alike."
         )

@@ -93,6 +93,11 @@ def points(value: float) -> str:
     return f"{value:.1f} point{'' if f'{value:.1f}' == '1.0' else 's'}"
 
 
+def counted(count: float, thing: str) -> str:
+    """(2, "core") -> "2 cores"."""
+    return f"{count:,.0f} {thing}{'' if count == 1 else 's'}"
+
+
 def figure(value: float | None, digits: int = 1) -> str:
     """A number for a table; a dash for one that was not measured."""
     return "–" if value is None else f"{value:,.{digits}f}"  # noqa: RUF001
@@ -128,8 +133,7 @@ def _where(result: Mapping[str, Any]) -> str:
     threads = number(environment, "threads") or number(setting, "threads") or cores
     if not threads:
         return ""
-    unit = "core" if cores == threads else "thread"
-    return f" on {threads:.0f} {unit}{'' if threads == 1 else 's'}"
+    return f" on {counted(threads, 'core' if cores == threads else 'thread')}"
 
 
 def _merging_and_training(result: Mapping[str, Any]) -> str:
