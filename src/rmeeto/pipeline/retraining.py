@@ -18,7 +18,7 @@ from rmeeto.pipeline.training import run_training, validation, write_model
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Run, Speed, write_json, write_text
 from rmeeto.reduction import Settings
-from rmeeto.report import write_report
+from rmeeto.report import read_evidence, write_charts, write_report
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.loop import CHECKPOINTS
 from rmeeto.schedule import Schedule
@@ -189,4 +189,5 @@ def _write(
     write_json(output / "speed.json", {name: record.to_dict() for name, record in speeds.items()})
     write_json(output / RESULT, result)
     picture_tokens(student.model, job.data, output, images=PICTURES)
+    write_charts(output / "charts", read_evidence(output))
     write_report(output)
