@@ -1,9 +1,9 @@
 """The verbs of the command line as functions, and the only place where the rooms meet.
 
-    from rmeeto import pipeline
+from rmeeto import pipeline
 
-    pipeline.demo(Path("runs/demo"))
-    pipeline.evaluate(pipeline.ModelSpec(model="runs/demo"), DataSpec(data="demo"))
+pipeline.demo(Path("runs/demo"))
+pipeline.evaluate(pipeline.ModelSpec(model="runs/demo"), DataSpec(data="demo"))
 """
 
 from __future__ import annotations

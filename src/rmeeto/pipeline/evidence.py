@@ -14,6 +14,7 @@ from torch import Tensor
 from rmeeto.data import Data
 from rmeeto.evaluate import counted_cost, measure_speed, published_cost
 from rmeeto.models import Vim
+from rmeeto.pipeline.opening import device_of
 from rmeeto.pipeline.specs import SpeedSpec
 from rmeeto.pipeline.watch import Watch
 from rmeeto.records import Accuracy, Cost, MergedImage, Speed, write_json
@@ -47,7 +48,7 @@ def costs_of(model: Vim) -> Costs:
     schedule, settings = attachment if attachment else (Schedule.none(config.depth), Settings())
     lengths = schedule.lengths(model.num_tokens, protected=model.num_protected)
     removed = [(n, removable(n, r, model.num_protected)) for n, r in zip(lengths, schedule.removals, strict=True)]
-    example = torch.zeros(1, config.in_chans, *config.img_size)
+    example = torch.zeros(1, config.in_chans, *config.img_size, device=device_of(model))
     published = published_cost(
         lengths,
         [(n, r) for n, r in removed if r],
@@ -67,9 +68,10 @@ def costs_of(model: Vim) -> Costs:
 
 def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[str, Speed]:
     """Speed of each model, in turn with the first one."""
-    config = next(iter(models.values())).config
+    model = next(iter(models.values()))
+    config = model.config
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator)
+    example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator).to(device_of(model))
     with watch.counting("measuring speed", spec.repeats) as advance:
         return measure_speed(
             dict(models),
@@ -101,7 +103,7 @@ def picture_tokens(model: Vim, data: Data, output: Path, *, images: int) -> None
     """Write images.json and tokens/*.png: validation images with the tokens that `model` made of them."""
     batch, labels = _some_images(data, images)
     with torch.inference_mode(), trace(model) as seen:
-        predicted = model(batch).argmax(dim=1)
+        predicted = model(batch.to(device_of(model))).argmax(dim=1)
     names = data.class_names
     records = [
         MergedImage(found.grid, found.groups, found.protected, found.tokens, names[label], names[guess])

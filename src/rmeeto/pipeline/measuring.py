@@ -11,7 +11,7 @@ from rmeeto.evaluate import accuracy, environment
 from rmeeto.models import Vim
 from rmeeto.ops import native_info, report
 from rmeeto.pipeline.evidence import costs_of, merged_copy, speeds_of, unmerged_copy
-from rmeeto.pipeline.opening import open_model
+from rmeeto.pipeline.opening import device_of, open_model
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy
@@ -48,7 +48,7 @@ def evaluate(
         )
     chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
     with watch.counting("evaluating", len(images)) as advance:
-        return accuracy(chosen, batches, progress=advance)
+        return accuracy(chosen, batches, device=device_of(chosen), progress=advance)
 
 
 def benchmark(

@@ -65,6 +65,7 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None, form: InputSp
     model = build(bundle, spec.model)
     if not isinstance(model, Vim):
         raise SettingsError(f"{spec.model} holds a {type(model).__name__}; only Vision Mambas can be merged")
+    model = model.to(_device())
     names = bundle.input.get("label_names")
     opened = Opened(model, bundle.architecture, form_of(bundle.input), tuple(names) if names else None)
     if num_classes not in (None, model.num_classes):
@@ -73,6 +74,11 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None, form: InputSp
             "give the data it was trained on, or pre-train a model on yours"
         )
     return opened
+
+
+def device_of(model: Vim) -> torch.device:
+    """Where a model computes."""
+    return model.cls_token.device
 
 
 def form_of(pretrained_cfg: dict[str, Any]) -> InputSpec:
@@ -125,7 +131,8 @@ def _named(spec: ModelSpec, num_classes: int | None, form: InputSpec | None) -> 
         model = create(spec.model, **sizes)
         load_weights(model, state, spec.weights)
     size = (config.in_chans, *config.img_size)
-    return Opened(model.eval(), spec.model, form if form is not None and form.size == size else InputSpec.of(size))
+    model = model.to(_device()).eval()
+    return Opened(model, spec.model, form if form is not None and form.size == size else InputSpec.of(size))
 
 
 def _fitted(state: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:
@@ -134,3 +141,8 @@ def _fitted(state: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torc
     if table is None or table.dim() != 3 or math.isqrt(table.shape[1] - 1) ** 2 != table.shape[1] - 1:
         return state
     return {**state, "pos_embed": resize_positions(table, config)}
+
+
+def _device() -> torch.device:
+    """The GPU where there is one: the place that the training engine chooses too."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

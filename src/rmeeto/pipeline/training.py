@@ -116,7 +116,7 @@ def validation(data: Data, watch: Watch) -> Callable[[nn.Module], Accuracy]:
 
     def validate(model: nn.Module) -> Accuracy:
         with watch.counting("evaluating", len(data.val)) as advance:
-            return accuracy(model, data.eval_batches(), progress=advance)
+            return accuracy(model, data.eval_batches(), device=next(model.parameters()).device, progress=advance)
 
     return validate
 
