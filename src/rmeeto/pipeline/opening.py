@@ -81,6 +81,14 @@ def device_of(model: Vim) -> torch.device:
     return model.cls_token.device
 
 
+def form_for(spec: ModelSpec) -> InputSpec:
+    """The images that a model will take, before it is built."""
+    if spec.model not in CONFIGS:
+        return open_model(spec).form
+    config = config_of(spec.model, spec.sizes())
+    return InputSpec.of((config.in_chans, *config.img_size))
+
+
 def form_of(pretrained_cfg: dict[str, Any]) -> InputSpec:
     """The images that a bundle's `pretrained_cfg` describes."""
     known = {field.name for field in dataclasses.fields(InputSpec)}

@@ -15,7 +15,7 @@ from rmeeto.errors import SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
 from rmeeto.models.stack import set_drop_path
-from rmeeto.pipeline.opening import Opened, fitting, open_model, pretrained_cfg_of
+from rmeeto.pipeline.opening import Opened, fitting, form_for, open_model, pretrained_cfg_of
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Run
@@ -54,8 +54,7 @@ def pretrain(
     """
     watch = watch or Unwatched()
     torch.manual_seed(recipe.seed)
-    form = open_model(dataclasses.replace(model, weights=None)).form
-    opened_data = open_data(fitting(data, recipe.micro_batch()), form)
+    opened_data = open_data(fitting(data, recipe.micro_batch()), form_for(model))
     opened = open_model(model, num_classes=opened_data.num_classes)
     if attached(opened.model) is not None:
         raise SettingsError(f"{model.model} is a merged model; re-train it with `rmeeto retrain`")
@@ -84,9 +83,12 @@ def run_training(
     Where the recipe keeps a moving average, it is the average.
     """
     set_drop_path(opened.model, recipe.drop_path)
+    attachment = attached(opened.model)
     about = {
         "model": opened.name,
         "sizes": opened.sizes,
+        "schedule": list(attachment[0].removals) if attachment else None,
+        "reduction": attachment[1].to_dict() if attachment else None,
         "data": data.spec.data,
         "images": len(data.train),
         "augment": augment.to_dict(),
