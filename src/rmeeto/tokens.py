@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rmeeto._shapes import Bool, Float, Int
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.schedule import MergeMode
 
@@ -26,10 +27,10 @@ class Features:
         delta: per direction (b, n, e) time steps before bias and softplus.
     """
 
-    hidden: Tensor
-    B: tuple[Tensor, ...] = ()
-    C: tuple[Tensor, ...] = ()
-    delta: tuple[Tensor, ...] = ()
+    hidden: Float[Tensor, "b n c"]
+    B: tuple[Float[Tensor, "b n s"], ...] = ()
+    C: tuple[Float[Tensor, "b n s"], ...] = ()
+    delta: tuple[Float[Tensor, "b n e"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Tokens:
         features: what the last mixer computed; None before the first block.
     """
 
-    x: Tensor
-    places: Tensor
-    size: Tensor | None = None
-    time: Tensor | None = None
+    x: Float[Tensor, "b n c"]
+    places: Int[Tensor, "b k"]
+    size: Float[Tensor, "b n"] | None = None
+    time: Float[Tensor, "b n"] | None = None
     features: Features | None = None
 
-    def sizes(self) -> Tensor:
+    def sizes(self) -> Float[Tensor, "b n"]:
         """(b, n) float32 sizes, ones where none are kept."""
         if self.size is not None:
             return self.size
@@ -82,16 +83,18 @@ class TokenMap:
         kept: (b, n) bool, False for tokens that weigh nothing (pruned); None means all weigh.
     """
 
-    index: Tensor
+    index: Int[Tensor, "b n"]
     length: int
-    kept: Tensor | None = None
+    kept: Bool[Tensor, "b n"] | None = None
 
     @classmethod
     def identity(cls, batch: int, tokens: int, device: torch.device | None = None) -> TokenMap:
         """The map that changes nothing."""
         return cls(torch.arange(tokens, device=device).expand(batch, tokens), tokens)
 
-    def merge(self, x: Tensor, size: Tensor, mode: MergeMode = "sum") -> tuple[Tensor, Tensor]:
+    def merge(
+        self, x: Float[Tensor, ...], size: Float[Tensor, ...], mode: MergeMode = "sum"
+    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m"]]:
         """Make each group of tokens one token.
 
         Args:
@@ -131,7 +134,7 @@ class TokenMap:
             )
         return x.flatten(0, 1).index_select(0, self._rows()).view(*self.index.shape, x.shape[-1])
 
-    def move(self, places: Tensor) -> Tensor:
+    def move(self, places: Int[Tensor, "b k"]) -> Int[Tensor, "b k"]:
         """(b, k) places among the old tokens -> (b, k) places among the new ones."""
         return self.index.gather(1, places)
 
@@ -145,7 +148,7 @@ class TokenMap:
             kept = still if kept is None else kept & still
         return TokenMap(later.index.gather(1, self.index), later.length, kept)
 
-    def counts(self) -> Tensor:
+    def counts(self) -> Float[Tensor, "b m"]:
         """(b, m) float32, the number of old tokens that weigh in each new one."""
         return self._add(self._weights(torch.ones_like(self.index, dtype=torch.float32)))
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.layers import lecun_normal_, trunc_normal_
 from torch import Tensor, nn
 
+from rmeeto._shapes import Float
 from rmeeto.errors import ShapeError
 from rmeeto.models.configs import VimConfig
 
@@ -40,7 +41,9 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-def place_class_token(patches: Tensor, class_token: Tensor, place: int) -> Tensor:
+def place_class_token(
+    patches: Float[Tensor, "b p c"], class_token: Float[Tensor, "1 1 c"], place: int
+) -> Float[Tensor, "b n c"]:
     """(b, n - 1, c) patches and a (1, 1, c) class token -> (b, n, c) with the class token at `place`."""
     one = class_token.expand(patches.shape[0], -1, -1)
     return torch.cat((patches[:, :place], one, patches[:, place:]), dim=1)
@@ -53,7 +56,7 @@ def new_parameter(*shape: int) -> nn.Parameter:
     return parameter
 
 
-def resize_positions(table: Tensor, config: VimConfig) -> Tensor:
+def resize_positions(table: Float[Tensor, "1 old c"], config: VimConfig) -> Float[Tensor, "1 n c"]:
     """A position table of another square grid, fitted to this model's grid by bicubic interpolation.
 
     Args:

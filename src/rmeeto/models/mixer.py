@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rmeeto._shapes import Float
 from rmeeto.models.configs import VimConfig
 from rmeeto.ops import causal_conv, selective_scan
 from rmeeto.tokens import Features
@@ -44,7 +45,7 @@ class Mixer(nn.Module):
         with torch.no_grad():
             self.out_proj.weight /= math.sqrt(config.depth)
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Features:
+    def forward(self, x: Float[Tensor, "b n c"], time: Float[Tensor, "b n"] | None = None) -> Features:
         """Mix.
 
         Args:
@@ -64,9 +65,9 @@ class Mixer(nn.Module):
 
     def _scan(
         self,
-        u: Tensor,
-        z: Tensor,
-        time: Tensor | None,
+        u: Float[Tensor, "b n e"],
+        z: Float[Tensor, "b n e"],
+        time: Float[Tensor, "b n"] | None,
         conv: nn.Conv1d,
         x_proj: nn.Linear,
         dt_proj: nn.Linear,
@@ -74,7 +75,7 @@ class Mixer(nn.Module):
         D: Tensor,
         *,
         reverse: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "b n e"], Float[Tensor, "b n s"], Float[Tensor, "b n s"], Float[Tensor, "b n e"]]:
         """One direction: (b, n, e) output, (b, n, s) B and C, (b, n, e) delta."""
         u = causal_conv(u, conv.weight.squeeze(1), conv.bias, reverse=reverse)
         dt, B, C = x_proj(u).split([self.time_rank, self.state_size, self.state_size], dim=-1)

@@ -6,6 +6,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from rmeeto._shapes import Float
 from rmeeto.errors import SettingsError
 from rmeeto.models import stack
 from rmeeto.models.configs import VimConfig
@@ -64,21 +65,21 @@ class Vim(nn.Module):
         """Names of the parameters that weight decay must leave alone."""
         return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in _UNDECAYED}
 
-    def embed(self, images: Tensor) -> Tokens:
+    def embed(self, images: Float[Tensor, "b channels height width"]) -> Tokens:
         """(b, in_chans, height, width) images -> tokens with class token and positions."""
         place = self.config.class_place
         x = place_class_token(self.patch_embed(images), self.cls_token, place) + self.pos_embed
         return Tokens(x=x, places=torch.full((x.shape[0], 1), place, device=x.device))
 
-    def forward_tokens(self, images: Tensor) -> Tokens:
+    def forward_tokens(self, images: Float[Tensor, "b channels height width"]) -> Tokens:
         """Tokens after the last block and its slot, before the final norm."""
         return stack.run(self.embed(images), self.layers, self.slots)
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Float[Tensor, "b channels height width"]) -> Float[Tensor, "b m c"]:
         """(b, in_chans, height, width) images -> (b, m, c) normed tokens that are left."""
         return self.norm_f(self.forward_tokens(images).x)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "b channels height width"]) -> Float[Tensor, "b classes"]:
         """(b, in_chans, height, width) normalised images -> (b, num_classes) logits.
 
         Raises:

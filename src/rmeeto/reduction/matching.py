@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmeeto._shapes import Float, Int
 from rmeeto.reduction.settings import Similarity
 
 
@@ -26,13 +27,13 @@ class Matching:
         destinations: D.
     """
 
-    ranking: Tensor
-    chosen: Tensor
+    ranking: Int[Tensor, "b S"]
+    chosen: Int[Tensor, "b S"]
     destinations: int
 
 
 @torch.no_grad()
-def match(patches: Tensor, similarity: Similarity = "cosine", rank: int = 1) -> Matching:
+def match(patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1) -> Matching:
     """Let every source choose its `rank`-th most similar destination.
 
     Args:
@@ -54,7 +55,9 @@ def match(patches: Tensor, similarity: Similarity = "cosine", rank: int = 1) -> 
     return Matching(ranking, chosen, scores.shape[-1])
 
 
-def _scores(sources: Tensor, destinations: Tensor, similarity: Similarity) -> Tensor:
+def _scores(
+    sources: Float[Tensor, "b S d"], destinations: Float[Tensor, "b D d"], similarity: Similarity
+) -> Float[Tensor, "b S D"]:
     """(b, S, d) and (b, D, d) normalised rows -> (b, S, D), larger for more alike."""
     if similarity == "l1":
         return -torch.cdist(sources, destinations, p=1.0)

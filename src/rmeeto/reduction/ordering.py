@@ -9,20 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rmeeto._shapes import Int
 from rmeeto.errors import SettingsError
 from rmeeto.reduction.matching import Matching
 from rmeeto.reduction.settings import ClassPlace, Order
 from rmeeto.tokens import TokenMap
 
 
-def patch_rows(places: Tensor, tokens: int) -> Tensor:
+def patch_rows(places: Int[Tensor, "b k"], tokens: int) -> Int[Tensor, "b N"]:
     """(b, k) places of the protected tokens -> (b, N) places of the others, in sequence order."""
     rows = torch.arange(tokens - places.shape[1], device=places.device)
     return _put_back(rows.expand(places.shape[0], -1), places.sort(dim=1).values)
 
 
 def new_map(
-    matching: Matching, rows: Tensor, places: Tensor, r: int, *, order: Order, class_place: ClassPlace, prune: bool
+    matching: Matching,
+    rows: Int[Tensor, "b N"],
+    places: Int[Tensor, "b k"],
+    r: int,
+    *,
+    order: Order,
+    class_place: ClassPlace,
+    prune: bool,
 ) -> TokenMap:
     """The map of n tokens onto n - r.
 
@@ -57,7 +65,7 @@ def new_map(
     return TokenMap(index, n - r, kept)
 
 
-def _number_ordered(matching: Matching, r: int) -> Tensor:
+def _number_ordered(matching: Matching, r: int) -> Int[Tensor, "b N"]:
     """(b, N) new number of each row among the patches: a group stands where its destination stood."""
     batch, sources = matching.ranking.shape
     chosen = 2 * matching.chosen.gather(1, matching.ranking[:, :r]) + 1
@@ -67,7 +75,7 @@ def _number_ordered(matching: Matching, r: int) -> Tensor:
     return numbers.scatter(1, leaving, numbers.gather(1, chosen))
 
 
-def _number_unordered(matching: Matching, r: int) -> Tensor:
+def _number_unordered(matching: Matching, r: int) -> Int[Tensor, "b N"]:
     """(b, N) new number of each row: staying sources by falling similarity, then the destinations."""
     batch, sources = matching.ranking.shape
     leaving, staying = matching.ranking[:, :r], matching.ranking[:, r:]
@@ -79,7 +87,7 @@ def _number_unordered(matching: Matching, r: int) -> Tensor:
     return numbers.scatter(1, 2 * leaving, sources - r + matching.chosen.gather(1, leaving))
 
 
-def _official_places(places: Tensor, length: int, r: int) -> Tensor:
+def _official_places(places: Int[Tensor, "b k"], length: int, r: int) -> Int[Tensor, "b k"]:
     """floor(p (length - r) / length): the published estimate, the same for every image."""
     if places.shape[1] != 1:
         raise SettingsError(
@@ -89,7 +97,9 @@ def _official_places(places: Tensor, length: int, r: int) -> Tensor:
     return places * (length - r) // length
 
 
-def _exact_places(places: Tensor, leaving: Tensor, patches: int, order: Order) -> Tensor:
+def _exact_places(
+    places: Int[Tensor, "b k"], leaving: Int[Tensor, "b r"], patches: int, order: Order
+) -> Int[Tensor, "b k"]:
     """(b, k) rising new places: each after as many kept tokens as stood before it.
 
     Where order is not kept, only the sources count, because the destinations stand at the end.
@@ -102,7 +112,7 @@ def _exact_places(places: Tensor, leaving: Tensor, patches: int, order: Order) -
     return before.gather(1, places - ranks) + ranks
 
 
-def _put_back(rows: Tensor, places: Tensor) -> Tensor:
+def _put_back(rows: Int[Tensor, "b N"], places: Int[Tensor, "b k"]) -> Int[Tensor, "b N"]:
     """(b, N) numbers that leave out protected tokens -> numbers that count them, at (b, k) rising places."""
     gaps = places - torch.arange(places.shape[1], device=places.device)
     return rows + (gaps.unsqueeze(2) <= rows.unsqueeze(1)).sum(dim=1)
