@@ -7,21 +7,28 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import typer
 
 
-def with_options(**groups: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    *, shared: tuple[str, ...] = (), **groups: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's dataclass parameters by one option per field.
 
     Args:
+        shared: fields that two groups have in common; each becomes one option with the last group's default and
+            help, and all groups receive its value.
         groups: parameter name -> an instance of a dataclass, whose values are the defaults. The command
             receives an instance built from the options; the help of each option is the field's line under
-            "Attributes:" in the dataclass's docstring. A field that two groups share becomes one option,
-            with the first group's default, and both receive its value.
+            "Attributes:" in the dataclass's docstring.
+
+    Raises:
+        TypeError: two groups have a field of the same name that is not said to be shared.
     """
+    _refuse_collisions(groups, shared)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = set(inspect.signature(command).parameters) - set(groups)
@@ -34,8 +41,7 @@ def with_options(**groups: Any) -> Callable[[Callable[..., None]], Callable[...,
             }
             command(**made, **{name: value for name, value in values.items() if name in own})
 
-        unique = {parameter.name: parameter for parameter in reversed(list(_expanded(command, groups)))}
-        parameters = list(reversed(unique.values()))
+        parameters = list({parameter.name: parameter for parameter in _expanded(command, groups)}.values())
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -55,6 +61,16 @@ def help_of(group: type) -> dict[str, str]:
     return found
 
 
+def _refuse_collisions(groups: dict[str, Any], shared: tuple[str, ...]) -> None:
+    """One option must not mean two things without anybody having said so."""
+    owner: dict[str, str] = {}
+    for group, values in groups.items():
+        for field in dataclasses.fields(values):
+            if field.name in owner and field.name not in shared:
+                raise TypeError(f"{field.name} is a field of {owner[field.name]} and of {group}; rename one of them")
+            owner[field.name] = group
+
+
 def _expanded(command: Callable[..., None], groups: dict[str, Any]) -> Iterator[inspect.Parameter]:
     hints = typing.get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
@@ -67,9 +83,28 @@ def _expanded(command: Callable[..., None], groups: dict[str, Any]) -> Iterator[
 def _options(group: Any, title: str) -> Iterator[inspect.Parameter]:
     hints, helps = typing.get_type_hints(type(group)), help_of(type(group))
     for field in dataclasses.fields(group):
+        default = getattr(group, field.name)
+        name = _flag(field.name)
         option = typer.Option(
-            getattr(group, field.name), help=helps.get(field.name, ""), rich_help_panel=title.capitalize()
+            default,
+            f"{name}/--no-{name[2:]}" if default is True else name,
+            help=_in_flags(helps.get(field.name, ""), helps),
+            rich_help_panel=title.capitalize(),
         )
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=hints[field.name]
         )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _in_flags(text: str, names: Collection[str]) -> str:
+    """A field's description as somebody at a terminal reads it: other fields are options, None is nothing given."""
+
+    def flag(match: re.Match[str]) -> str:
+        name = match[1]
+        return _flag(name) if name in names and ("_" in name or match[0] != name) else match[0]
+
+    return re.sub(r"\bNone\b", "none", re.sub(r"`?\b(\w+)\b`?", flag, text))

@@ -26,14 +26,22 @@ Examples:
 """
 
 
-@with_options(model=ModelSpec(), data=DataSpec(), recipe=Recipe.pretraining(), augment=Augment.light())
+@with_options(
+    model=ModelSpec(),
+    data=DataSpec(),
+    recipe=Recipe.pretraining(),
+    augment=Augment.light(),
+    shared=("batch_size",),
+)
 def command(
     model: ModelSpec,
     data: DataSpec,
     recipe: Recipe,
     augment: Augment,
     output: Annotated[Path, typer.Option(help="folder of the run; made if it is not there")],
-    resume: Annotated[bool, typer.Option(help="continue from the newest checkpoint in the output folder")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the newest checkpoint in the output folder")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
 ) -> None:
     """Parse, call, print."""

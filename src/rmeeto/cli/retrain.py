@@ -36,6 +36,7 @@ Examples:
     recipe=Recipe(),
     augment=Augment(),
     speed=SpeedSpec(),
+    shared=("batch_size", "seed"),
 )
 def command(
     model: ModelSpec,
@@ -46,7 +47,9 @@ def command(
     augment: Augment,
     speed: SpeedSpec,
     output: Annotated[Path, typer.Option(help="folder of the run; made if it is not there")],
-    resume: Annotated[bool, typer.Option(help="continue from the newest checkpoint in the output folder")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the newest checkpoint in the output folder")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""

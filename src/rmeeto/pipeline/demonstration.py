@@ -31,7 +31,7 @@ RECIPE = Recipe(
     clip_grad=1.0,
     time_limit=200.0,
 )
-SPEED = SpeedSpec(speed_batch=16, repeats=25, warmup=3)
+SPEED = SpeedSpec(speed_batch=16, speed_repeats=25, speed_warmup=3)
 QUICK = {"train": 640, "val": 300, "epochs": 1, "repeats": 5}
 
 
@@ -51,7 +51,7 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
     """
     watch = watch or Unwatched()
     recipe = dataclasses.replace(RECIPE, epochs=QUICK["epochs"]) if quick else RECIPE
-    speed = dataclasses.replace(SPEED, repeats=QUICK["repeats"]) if quick else SPEED
+    speed = dataclasses.replace(SPEED, speed_repeats=QUICK["repeats"]) if quick else SPEED
     spec = DataSpec(
         data="demo", train_limit=QUICK["train"] if quick else None, val_limit=QUICK["val"] if quick else None
     )

@@ -72,12 +72,12 @@ def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[
     config = model.config
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator).to(device_of(model))
-    with watch.counting("measuring speed", spec.repeats) as advance:
+    with watch.counting("measuring speed", spec.speed_repeats) as advance:
         return measure_speed(
             dict(models),
             example,
-            warmup=spec.warmup,
-            repeats=spec.repeats,
+            warmup=spec.speed_warmup,
+            repeats=spec.speed_repeats,
             threads=spec.threads,
             progress=lambda done, _total: advance(done),
         )

@@ -82,7 +82,10 @@ class ScheduleSpec:
             schedule = Schedule.constant(self.r, depth, every=self.every, phase=self.phase)
         schedule.require_fit(tokens, depth, protected=protected)
         if not schedule.merges:
-            raise ScheduleError(f"the schedule {list(schedule.removals)} removes nothing; give r of 1 or more")
+            raise ScheduleError(
+                f"the schedule {list(schedule.removals)} removes nothing; give r of 1 or more, and merges less than "
+                f"{depth} blocks apart"
+            )
         return schedule
 
 
@@ -92,21 +95,21 @@ class SpeedSpec:
 
     Attributes:
         speed_batch: images per forward pass while measuring.
-        repeats: timed forward passes of each model, the models in turn.
-        warmup: forward passes of each model before any is timed.
+        speed_repeats: timed forward passes of each model, the models in turn.
+        speed_warmup: forward passes of each model before any is timed.
         threads: CPU threads; none means all that torch uses.
     """
 
     speed_batch: int = 16
-    repeats: int = 30
-    warmup: int = 5
+    speed_repeats: int = 30
+    speed_warmup: int = 5
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("speed_batch", "repeats"):
+        for name in ("speed_batch", "speed_repeats"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)} measures nothing; give 1 or more")
-        if self.warmup < 0:
-            raise SettingsError(f"warmup = {self.warmup} is negative; give 0 or more")
+        if self.speed_warmup < 0:
+            raise SettingsError(f"speed_warmup = {self.speed_warmup} is negative; give 0 or more")
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads = {self.threads} cannot compute; give 1 or more")
