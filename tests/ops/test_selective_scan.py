@@ -266,6 +266,16 @@ def test_only_wanted_gradients_are_made() -> None:
 
 
 @native
+def test_differentiating_twice_is_refused() -> None:
+    values = make(1, 5, 4, 2)
+    u = values.pop("u").requires_grad_()
+    y = selective_scan(u, **values, backend="native")
+    (du,) = torch.autograd.grad(y.square().sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        du.sum().backward()
+
+
+@native
 def test_an_empty_batch_passes() -> None:
     values = run(make(0, 5, 4, 3), "native")
     assert values["y"].shape == (0, 5, 4)

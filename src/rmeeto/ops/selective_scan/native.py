@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._library import CHANNEL_PAD, CHUNK, call
@@ -109,6 +110,7 @@ class _Scan(torch.autograd.Function):
         return y, states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, _states: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * (_TENSORS + 3)
