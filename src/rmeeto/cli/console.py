@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rmeeto.records import to_json
 from rmeeto.retrain.progress import Progress as TrainingProgress
 from rmeeto.retrain.progress import progress_on
 
@@ -43,4 +43,5 @@ class Screen:
 
 def show(text: str, values: Any, *, as_json: bool) -> None:
     """Print a result for people, or the same as JSON for programs."""
-    sys.stdout.write((json.dumps(values, indent=2) if as_json else text).rstrip("\n") + "\n")
+    sys.stdout.write((to_json(values) if as_json else text).rstrip("\n") + "\n")
+    sys.stdout.flush()

@@ -5,7 +5,9 @@ Exit codes: 0 done, 2 an input that cannot be (one line says which and what to d
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import Any
 
 import typer
 
@@ -15,7 +17,6 @@ from rmeeto.errors import RmeetoError
 app = typer.Typer(
     name="rmeeto",
     help="Make a Vision Mamba faster in minutes: merge its tokens, re-train it against itself, measure.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -24,17 +25,57 @@ app = typer.Typer(
 for _module in (demo, doctor, pretrain, retrain, evaluate, benchmark):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
 
+# Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
+# What a machine may refuse at any moment; every other OSError is a fault of this program and keeps its traceback.
+_REFUSALS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "free some space",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "name a folder that can be written",
+    errno.EPERM: "name a folder that can be written",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "allow more open files",
+    errno.ENOMEM: "use smaller batches",
+}
+
 
 def main() -> None:
     """Run the command line."""
     try:
-        app()
-    except RmeetoError as error:
-        sys.stderr.write(f"rmeeto: {error}\n")
-        sys.exit(2)
+        # Not standalone: its own way of telling a wrong option takes several lines.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except (RmeetoError, OSError, MemoryError, RuntimeError, _UsageError) as error:
+        line = _line(error)
+        if line is None:
+            raise
+        sys.stderr.write(f"rmeeto: {line}\n")
+        code = 2
+    if code == _INTERRUPTED:
         sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume continues a training run\n")
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _line(error: Any) -> str | None:
+    """What to tell the user, or None for a fault of this program."""
+    if isinstance(error, RmeetoError):
+        return str(error)
+    if isinstance(error, _UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "rmeeto"
+        return " ".join(f"{error.format_message()} See `{command} --help`.".split())
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        cure = _REFUSALS.get(error.errno or 0)
+        return f"{error.strerror}{where}; {cure}; what was written before is whole" if cure else None
+    # torch raises a RuntimeError where Python would raise a MemoryError.
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return "the memory does not suffice; use smaller batches (--batch-size, --accumulate), images or models"
+    return None
 
 
 if __name__ == "__main__":

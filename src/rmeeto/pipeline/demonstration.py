@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto.data import Augment, DataSpec, open_data
-from rmeeto.pipeline.opening import fitting, open_model, require_classes
+from rmeeto.errors import OutputError
+from rmeeto.hub.bundle import CONFIG
+from rmeeto.pipeline.opening import fitting, open_with_images
 from rmeeto.pipeline.retraining import Job, carry_out
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.training import require_writable
 from rmeeto.pipeline.watch import Unwatched, Watch
+from rmeeto.records import write_json
 from rmeeto.reduction import Settings
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.loop import CHECKPOINTS
@@ -32,6 +36,7 @@ RECIPE = Recipe(
     time_limit=200.0,
 )
 SPEED = SpeedSpec(speed_batch=16, speed_repeats=25, speed_warmup=3)
+MARK = "demo.json"
 QUICK = {"train": 640, "val": 300, "epochs": 1, "repeats": 5}
 
 
@@ -39,7 +44,7 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
     """Merge the embedded model's tokens, re-train it for at most `RECIPE.time_limit` seconds, measure.
 
     Args:
-        output: folder for all that is made; an earlier demo's checkpoints there are replaced.
+        output: folder for all that is made; an earlier demo there is replaced.
         quick: few images, to see that everything works; its accuracies mean little.
         watch: told how it goes.
 
@@ -47,24 +52,32 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
         what result.json holds.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds something else than a demo.
     """
     watch = watch or Unwatched()
+    _make_room(output)
     recipe = dataclasses.replace(RECIPE, epochs=QUICK["epochs"]) if quick else RECIPE
     speed = dataclasses.replace(SPEED, speed_repeats=QUICK["repeats"]) if quick else SPEED
     spec = DataSpec(
         data="demo", train_limit=QUICK["train"] if quick else None, val_limit=QUICK["val"] if quick else None
     )
     with as_file(files("rmeeto.data") / "demo" / "vim_nano") as folder:
-        opened = open_model(ModelSpec(model=str(folder)))
-    data = open_data(fitting(spec, recipe.micro_batch()), opened.form)
-    require_classes(opened, data)
-    opened = dataclasses.replace(opened, class_names=data.class_names)
+        model = ModelSpec(model=str(folder))
+        opened, data = open_with_images(model, lambda form: open_data(fitting(spec, recipe.micro_batch()), form))
     schedule = SCHEDULE.build(opened.model.num_tokens, opened.model.config.depth)
     watch.stage(
         f"{opened.name} on {len(data.train)} training and {len(data.val)} test images of Fashion-MNIST; "
         f"{SCHEDULE.r} tokens leave at each of {schedule.merges} merges"
     )
-    Checkpoints(output / CHECKPOINTS).clear()
     job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True)
     return carry_out(job, resume=False, watch=watch)
+
+
+def _make_room(output: Path) -> None:
+    """Remove what an earlier demo trained, and nothing that is not a demo's."""
+    require_writable(output)
+    if any(output.iterdir()) and not (output / MARK).exists():
+        raise OutputError(f"{output} holds something else than a demo; name an empty folder, or a new one")
+    write_json(output / MARK, {"kind": "demo"})
+    Checkpoints(output / CHECKPOINTS).clear()
+    (output / CONFIG).unlink(missing_ok=True)

@@ -25,10 +25,15 @@ from rmeeto.schedule import Schedule, removable
 
 @dataclass(frozen=True)
 class Costs:
-    """One model's cost by both conventions."""
+    """One model's cost by both conventions; a merge costs where one happens."""
 
     counted: Cost
     published: Cost
+
+    @property
+    def conventions(self) -> dict[str, str]:
+        """How result.json's numbers were counted."""
+        return {"gflops": self.counted.convention, "gflops_paper": self.published.convention}
 
 
 def merged_copy(model: Vim, schedule: Schedule, settings: Settings) -> Vim:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
-from rmeeto.data import DataSpec, open_eval_batches
-from rmeeto.errors import ShapeError
+from rmeeto.data import Batches, DataSpec, ImageSet, open_eval_batches
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.models import Vim
 from rmeeto.ops import native_info, report
 from rmeeto.pipeline.evidence import costs_of, merged_copy, speeds_of, unmerged_copy
-from rmeeto.pipeline.opening import device_of, open_model
+from rmeeto.pipeline.opening import device_of, open_model, open_with_images, require_trained
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy
@@ -39,16 +39,11 @@ def evaluate(
         RmeetoError: a kind of it for each input that cannot be.
     """
     watch = watch or Unwatched()
-    opened = open_model(model)
-    images, batches = open_eval_batches(data, opened.form)
-    if len(images.class_names) != opened.model.num_classes:
-        raise ShapeError(
-            f"the model tells {opened.model.num_classes} classes apart and the data has {len(images.class_names)}; "
-            "give the data it was trained on"
-        )
+    require_trained(model)
+    opened, val = open_with_images(model, lambda form: _Validation(*open_eval_batches(data, form)))
     chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
-    with watch.counting("evaluating", len(images)) as advance:
-        return accuracy(chosen, batches, device=device_of(chosen), progress=advance)
+    with watch.counting("evaluating", len(val.images)) as advance:
+        return accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
 
 
 def benchmark(
@@ -93,11 +88,7 @@ def benchmark(
             "schedule": None if attachment is None else list(attachment[0].removals),
             "tokens": _final_tokens(measured),
         }
-    conventions = costs_of(models["unmerged"])
-    result["conventions"] = {
-        "gflops": conventions.counted.convention,
-        "gflops_paper": conventions.published.convention,
-    }
+    result["conventions"] = costs.conventions
     return {**result, "environment": environment()}
 
 
@@ -110,6 +101,18 @@ def doctor() -> dict[str, Any]:
         "native": None if native is None else dataclasses.asdict(native),
         "backends": [dataclasses.asdict(line) for line in report()],
     }
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation images alone."""
+
+    images: ImageSet
+    batches: Batches
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.images.class_names
 
 
 def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings | None) -> Vim:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from rmeeto.data import Data, DataSpec, InputSpec
+from rmeeto.data import DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.hub import build, bundle_folder, load_weights, read_bundle, read_weights
 from rmeeto.models import Vim, create
@@ -42,20 +43,55 @@ class Opened:
         return {name: value for name, value in own.items() if value != named[name] and name != "drop_path_rate"}
 
 
-def open_model(spec: ModelSpec, *, num_classes: int | None = None, form: InputSpec | None = None) -> Opened:
+class _HasClasses(Protocol):
+    """Images that are opened."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One per label."""
+
+
+Images = TypeVar("Images", bound=_HasClasses)
+
+
+def open_with_images(spec: ModelSpec, open_images: Callable[[InputSpec], Images]) -> tuple[Opened, Images]:
+    """A model and its images: a folder's model brings its classes, a named one has those of the images.
+
+    Args:
+        spec: which model.
+        open_images: the images in the form that the model takes.
+
+    Raises:
+        ShapeError: a folder's model tells other classes apart.
+        RmeetoError: another kind of it, for what cannot be opened.
+    """
+    if spec.model in CONFIGS:
+        images = open_images(form_for(spec))
+        opened = open_model(spec, num_classes=len(images.class_names))
+    else:
+        opened = open_model(spec)
+        images = open_images(opened.form)
+        if opened.model.num_classes != len(images.class_names):
+            raise ShapeError(
+                f"{spec.model} tells {opened.model.num_classes} classes apart and the data has "
+                f"{len(images.class_names)}; give the data it was trained on, or pre-train a model on yours"
+            )
+    return dataclasses.replace(opened, class_names=images.class_names), images
+
+
+def open_model(spec: ModelSpec, *, num_classes: int | None = None) -> Opened:
     """A model from a bundle's folder, or by name with a weight file or random weights.
 
     Args:
         spec: which model; a bundle keeps its own sizes.
-        num_classes: classes of the data; checked against a bundle, given to a named model.
-        form: what images are known to be; a named model takes channels and size from it where `spec` says nothing.
+        num_classes: outputs of a named model; None keeps its own. A bundle keeps its own always.
 
     Raises:
-        SettingsError, ShapeError: unknown name, sizes that cannot be, or other classes than the data's.
+        SettingsError, ShapeError: unknown name, or sizes that cannot be.
         WeightsError: weights that are unreadable, unsafe, or do not fit.
     """
     if spec.model in CONFIGS:
-        return _named(spec, num_classes, form)
+        return _named(spec, num_classes)
     if spec.weights is not None or spec.sizes():
         given = ["weights"] * (spec.weights is not None) + sorted(spec.sizes())
         raise SettingsError(f"{spec.model} is a model's folder and brings its own {', '.join(given)}; leave them out")
@@ -67,13 +103,17 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None, form: InputSp
         raise SettingsError(f"{spec.model} holds a {type(model).__name__}; only Vision Mambas can be merged")
     model = model.to(_device())
     names = bundle.input.get("label_names")
-    opened = Opened(model, bundle.architecture, form_of(bundle.input), tuple(names) if names else None)
-    if num_classes not in (None, model.num_classes):
-        raise ShapeError(
-            f"{spec.model} tells {model.num_classes} classes apart and the data has {num_classes}; "
-            "give the data it was trained on, or pre-train a model on yours"
-        )
-    return opened
+    return Opened(model, bundle.architecture, form_of(bundle.input), tuple(names) if names else None)
+
+
+def require_trained(spec: ModelSpec) -> None:
+    """Check that the model comes with weights.
+
+    Raises:
+        SettingsError: it is a name without a weight file.
+    """
+    if spec.model in CONFIGS and spec.weights is None:
+        raise SettingsError(f"{spec.model} comes without trained weights; add --weights, or name a model's folder")
 
 
 def device_of(model: Vim) -> torch.device:
@@ -82,9 +122,7 @@ def device_of(model: Vim) -> torch.device:
 
 
 def form_for(spec: ModelSpec) -> InputSpec:
-    """The images that a model will take, before it is built."""
-    if spec.model not in CONFIGS:
-        return open_model(spec).form
+    """The images that a named model will take, before it is built."""
     config = config_of(spec.model, spec.sizes())
     return InputSpec.of((config.in_chans, *config.img_size))
 
@@ -108,27 +146,16 @@ def pretrained_cfg_of(opened: Opened) -> dict[str, Any]:
 
 
 def fitting(data: DataSpec, batch_size: int) -> DataSpec:
-    """The same data in training batches of another size; evaluation keeps its own."""
-    return dataclasses.replace(data, batch_size=batch_size, val_batch_size=data.val_batch_size or data.batch_size)
+    """The same data in training batches of another size.
 
-
-def require_classes(opened: Opened, data: Data) -> None:
-    """Check that labels mean the same to model and data.
-
-    Raises:
-        ShapeError: other classes.
+    Evaluation takes as many images at a time where nothing else was asked for: what fits training's memory fits
+    evaluation's.
     """
-    if opened.model.num_classes != data.num_classes:
-        raise ShapeError(
-            f"the model tells {opened.model.num_classes} classes apart and the data has {data.num_classes}; "
-            "give the data it was trained on"
-        )
+    return dataclasses.replace(data, batch_size=batch_size)
 
 
-def _named(spec: ModelSpec, num_classes: int | None, form: InputSpec | None) -> Opened:
+def _named(spec: ModelSpec, num_classes: int | None) -> Opened:
     sizes = spec.sizes()
-    if form is not None:
-        sizes = {"img_size": form.size[1:], "in_chans": form.size[0], **sizes}
     if num_classes is not None:
         sizes["num_classes"] = num_classes
     config = config_of(spec.model, sizes)
@@ -138,9 +165,7 @@ def _named(spec: ModelSpec, num_classes: int | None, form: InputSpec | None) -> 
         state = _fitted(read_weights(spec.weights), config)
         model = create(spec.model, **sizes)
         load_weights(model, state, spec.weights)
-    size = (config.in_chans, *config.img_size)
-    model = model.to(_device()).eval()
-    return Opened(model, spec.model, form if form is not None and form.size == size else InputSpec.of(size))
+    return Opened(model.to(_device()).eval(), spec.model, form_for(spec))
 
 
 def _fitted(state: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:

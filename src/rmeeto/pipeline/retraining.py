@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rmeeto.data import Augment, Data, DataSpec, open_data
-from rmeeto.errors import OutputError, SettingsError
 from rmeeto.evaluate import environment
 from rmeeto.pipeline.evidence import costs_of, merged_copy, picture_tokens, row_of, speeds_of, unmerged_copy
-from rmeeto.pipeline.opening import Opened, fitting, open_model, require_classes
+from rmeeto.pipeline.opening import Opened, fitting, open_with_images, require_trained
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
-from rmeeto.pipeline.training import run_training, validation, write_model
+from rmeeto.pipeline.training import require_run, run_training, validation, write_model
 from rmeeto.pipeline.watch import Unwatched, Watch
-from rmeeto.records import Accuracy, Run, Speed, write_json, write_text
+from rmeeto.records import Accuracy, Run, Speed, write_json
 from rmeeto.reduction import Settings
 from rmeeto.report import read_evidence, write_charts, write_report
-from rmeeto.retrain import Checkpoints, Recipe
-from rmeeto.retrain.loop import CHECKPOINTS
+from rmeeto.retrain import Recipe
 from rmeeto.schedule import Schedule
 
 RESULT = "result.json"
@@ -85,26 +82,20 @@ def retrain(
     Raises:
         RmeetoError: a kind of it for each input that cannot be.
     """
-    from rmeeto.models.configs import CONFIGS
-
-    if model.model in CONFIGS and model.weights is None:
-        raise SettingsError(
-            f"{model.model} has no trained weights to start from; add --weights, or name a model's folder"
-        )
-    opened = open_model(model)
-    opened_data = open_data(fitting(data, recipe.micro_batch()), opened.form)
-    require_classes(opened, opened_data)
+    require_trained(model)
+    opened, opened_data = open_with_images(model, lambda form: open_data(fitting(data, recipe.micro_batch()), form))
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
-    opened = dataclasses.replace(opened, model=unmerged_copy(opened.model), class_names=opened_data.class_names)
+    opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
     job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
     return carry_out(job, resume=resume, watch=watch or Unwatched())
 
 
 def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
     """Evaluate, merge, evaluate, re-train, evaluate, measure, and write it all down."""
-    require_output(job.output, resume=resume)
-    validate = validation(job.data, watch)
     unmerged = job.opened.model
+    student = dataclasses.replace(job.opened, model=merged_copy(unmerged, job.schedule, job.settings))
+    require_run(student, unmerged, job.data, job.recipe, job.augment, job.output, resume=resume)
+    validate = validation(job.data, watch)
     models = {"unmerged": unmerged, "merged": merged_copy(unmerged, job.schedule, job.settings)}
     if job.both_places:
         other = dataclasses.replace(job.settings, class_place="official")
@@ -113,7 +104,6 @@ def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
     for name, model in models.items():
         accuracies[name] = validate(model)
         watch.stage(f"{name.replace('_', ' ')}: top-1 {accuracies[name].top1:.2f} on {accuracies[name].images} images")
-    student = dataclasses.replace(job.opened, model=copy.deepcopy(models["merged"]))
     run = run_training(student, unmerged, job.data, job.recipe, job.augment, job.output, resume=resume, watch=watch)
     models["retrained"] = student.model
     accuracies["retrained"] = validate(student.model)
@@ -122,27 +112,16 @@ def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
     )
     speeds = speeds_of(models, job.speed, watch)
     rows = {name: row_of(model, accuracies[name], speeds[name]) for name, model in models.items()}
-    result = _result(job, rows, speeds, run)
+    result = _result(job, rows, speeds, run, costs_of(student.model).conventions)
     _write(job, student, result, run, accuracies, speeds)
     return result
 
 
-def require_output(output: Path, *, resume: bool) -> None:
-    """Check before hours of work that its results can be kept.
-
-    Raises:
-        OutputError: the folder cannot be written, or holds another run.
-    """
-    write_text(output / ".writable", "")
-    (output / ".writable").unlink()
-    if not resume and Checkpoints(output / CHECKPOINTS).all():
-        raise OutputError(f"{output} holds a run already; add --resume to continue it, or name another output folder")
-
-
-def _result(job: Job, rows: dict[str, Any], speeds: dict[str, Speed], run: Run) -> dict[str, Any]:
+def _result(
+    job: Job, rows: dict[str, Any], speeds: dict[str, Speed], run: Run, conventions: dict[str, str]
+) -> dict[str, Any]:
     opened, speed = job.opened, speeds["retrained"]
     protected, tokens = opened.model.num_protected, opened.model.num_tokens
-    costs = costs_of(opened.model)
     return {
         "kind": "result",
         "model": opened.name,
@@ -158,7 +137,7 @@ def _result(job: Job, rows: dict[str, Any], speeds: dict[str, Speed], run: Run) 
         "retrain_images": run.images,
         "token_reduction": job.schedule.reduction(tokens, protected=protected),
         "lengths": list(job.schedule.lengths(tokens, protected=protected)),
-        "conventions": {"gflops": costs.counted.convention, "gflops_paper": costs.published.convention},
+        "conventions": conventions,
         "recipe": job.recipe.to_dict(),
         "augment": job.augment.to_dict(),
         "speed_setting": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from rmeeto.data import Augment, Data, DataSpec, open_data
-from rmeeto.errors import SettingsError
+from rmeeto.errors import DataError, OutputError, SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
+from rmeeto.hub.bundle import CONFIG
 from rmeeto.models.stack import set_drop_path
-from rmeeto.pipeline.opening import Opened, fitting, form_for, open_model, pretrained_cfg_of
+from rmeeto.pipeline.opening import Opened, fitting, open_with_images, pretrained_cfg_of
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
-from rmeeto.records import Accuracy, Run
+from rmeeto.records import Accuracy, Run, write_text
 from rmeeto.reduction import attached
 from rmeeto.retrain import Checkpoints, Recipe, TrainingData, train
 from rmeeto.retrain.loop import CHECKPOINTS
@@ -54,16 +55,60 @@ def pretrain(
     """
     watch = watch or Unwatched()
     torch.manual_seed(recipe.seed)
-    opened_data = open_data(fitting(data, recipe.micro_batch()), form_for(model))
-    opened = open_model(model, num_classes=opened_data.num_classes)
+    opened, opened_data = open_with_images(model, lambda form: open_data(fitting(data, recipe.micro_batch()), form))
     if attached(opened.model) is not None:
         raise SettingsError(f"{model.model} is a merged model; re-train it with `rmeeto retrain`")
-    opened = dataclasses.replace(opened, class_names=opened_data.class_names)
+    require_run(opened, None, opened_data, recipe, augment, output, resume=resume)
     watch.stage(_summary(opened, opened_data, recipe))
     run = run_training(opened, None, opened_data, recipe, augment, output, resume=resume, watch=watch)
     write_model(opened, output, {"run": run.to_dict()})
     run.write(output / "run.json")
     return run
+
+
+def require_run(
+    opened: Opened,
+    teacher: nn.Module | None,
+    data: Data,
+    recipe: Recipe,
+    augment: Augment,
+    output: Path,
+    *,
+    resume: bool,
+) -> None:
+    """Check before hours of work that a run can be made of these, and its results kept.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds another run or a model.
+        DataError: too few images for one batch.
+        CheckpointError: there is nothing whole to resume from, or it is another run's.
+        SettingsError: an augmentation that cannot be.
+    """
+    images = data.train_batches(augment, recipe.seed).num_images
+    if images < recipe.batch_size:
+        raise DataError(f"{images} training images do not fill a batch of {recipe.batch_size}; lower batch_size")
+    require_writable(output)
+    checkpoints = Checkpoints(output / CHECKPOINTS)
+    if not checkpoints.all():
+        if (output / CONFIG).exists():
+            raise OutputError(f"{output} holds a model already, which the run would replace; name another folder")
+    elif not resume:
+        raise OutputError(f"{output} holds a run already; add --resume to continue it, or name another output folder")
+    elif (found := checkpoints.newest(lambda _line: None)) is not None:  # the loop will tell which ones are broken
+        found.refuse_other(recipe, {"verb": found.about.get("verb"), **_about(opened, teacher, data, augment)})
+
+
+def require_writable(output: Path) -> None:
+    """Check that results can be kept in a folder; it is made.
+
+    Raises:
+        OutputError: it is a file, or cannot be written.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"output {output} is a file; name a folder")
+    probe = output / ".writable"
+    write_text(probe, "")
+    probe.unlink()
 
 
 def run_training(
@@ -82,17 +127,8 @@ def run_training(
     The last, not the best: choosing by the validation images would make their accuracy look better than it is.
     Where the recipe keeps a moving average, it is the average.
     """
+    about = _about(opened, teacher, data, augment)
     set_drop_path(opened.model, recipe.drop_path)
-    attachment = attached(opened.model)
-    about = {
-        "model": opened.name,
-        "sizes": opened.sizes,
-        "schedule": list(attachment[0].removals) if attachment else None,
-        "reduction": attachment[1].to_dict() if attachment else None,
-        "data": data.spec.data,
-        "images": len(data.train),
-        "augment": augment.to_dict(),
-    }
     run = train(
         opened.model,
         teacher,
@@ -137,6 +173,29 @@ def write_model(opened: Opened, folder: Path, records: dict[str, Any]) -> None:
         input=pretrained_cfg_of(opened),
         records=records,
     )
+
+
+def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augment) -> dict[str, Any]:
+    """What is trained on what: a run resumes only with the same."""
+    attachment = attached(opened.model)
+    return {
+        "model": opened.name,
+        "sizes": opened.sizes,
+        "schedule": list(attachment[0].removals) if attachment else None,
+        "reduction": attachment[1].to_dict() if attachment else None,
+        "teacher": None if teacher is None else _fingerprint(teacher),
+        "data": data.spec.data,
+        "images": len(data.train),
+        "augment": augment.to_dict(),
+    }
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A few letters that other weights would not have."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def _summary(opened: Opened, data: Data, recipe: Recipe) -> str:

@@ -39,6 +39,8 @@ class TrainingData:
 
 def full_batches(batches: Batches, size: int) -> int:
     """Batches of an epoch that hold `size` images: a loader that keeps a short last one counts it too."""
+    if (count := getattr(batches, "num_images", None)) is not None:
+        return min(len(batches), count // size)
     images = getattr(batches, "dataset", None)
     if getattr(batches, "drop_last", True) or images is None:
         return len(batches)

@@ -203,7 +203,8 @@ class Recipe:
             )
         if self.warmup_epochs >= self.epochs:
             raise SettingsError(
-                f"recipe: {self.warmup_epochs:g} warm-up epochs leave none of {self.epochs} for the cosine; use fewer"
+                f"recipe: {self.warmup_epochs:g} warm-up epochs leave none of {self.epochs} for the cosine; "
+                f"set warmup_epochs below {self.epochs}, or train for more epochs"
             )
 
 
