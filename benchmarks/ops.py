@@ -3,6 +3,7 @@
     python benchmarks/ops.py                      # the table, some ten seconds
     python benchmarks/ops.py --batch 1 --tokens 785 --json ops.json
     python benchmarks/ops.py --memory             # also the peak memory of forward + backward over the length
+    python benchmarks/ops.py --cpu-time           # one thread by its processor time, for a machine that others use too
 
 A speed-up is the ratio of medians of the same run; the spread is the fastest and the slowest repeat. One state update
 is one step of one state of one channel: b n e s of them in a scan.
@@ -33,7 +34,7 @@ LENGTHS = (197, 785, 3137)
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock milliseconds of one way of running one op."""
+    """Milliseconds of one way of running one op."""
 
     case: str
     backend: str
@@ -78,7 +79,7 @@ def both(op: Callable[..., Tensor], inputs: list[Tensor], backend: str) -> Calla
     return call
 
 
-def interleave(ways: dict[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
+def interleave(ways: dict[str, tuple[Callable[[], object], int]], clock: Callable[[], float]) -> dict[str, list[float]]:
     """Milliseconds of every way, taken in turns; a way with fewer repeats sits out the last rounds."""
     for call, repeats in ways.values():
         for _ in range(2 if repeats > 2 else 0):  # the reference runs for seconds: it is warm before it is done
@@ -88,17 +89,17 @@ def interleave(ways: dict[str, tuple[Callable[[], object], int]]) -> dict[str, l
     for turn in range(max(repeats for _, repeats in ways.values())):
         for name, (call, repeats) in ways.items():
             if turn < repeats:
-                start = time.perf_counter()
+                start = clock()
                 call()
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append((clock() - start) * 1e3)
     gc.enable()
     return times
 
 
-def measure(case: str, ways: dict[str, tuple[Callable[[], object], int]]) -> list[Timing]:
+def measure(case: str, ways: dict[str, tuple[Callable[[], object], int]], clock: Callable[[], float]) -> list[Timing]:
     return [
         Timing(case, name, statistics.median(taken), min(taken), max(taken), len(taken))
-        for name, taken in interleave(ways).items()
+        for name, taken in interleave(ways, clock).items()
     ]
 
 
@@ -114,7 +115,7 @@ def measure_all(options: argparse.Namespace) -> list[Timing]:
     timings = []
     for case, op, way, inputs, repeats in cases:
         ways = {"native": (way(op, inputs, "native"), many), "reference": (way(op, inputs, "reference"), repeats)}
-        timings += measure(case, ways)
+        timings += measure(case, ways, time.process_time if options.cpu_time else time.perf_counter)
     return timings
 
 
@@ -169,6 +170,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=30, help="of the native kernels")
     parser.add_argument("--reference-repeats", type=int, default=1, help="of the reference's forward + backward")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, by its processor time")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory over the length")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -177,6 +179,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    options.threads = 1 if options.cpu_time else options.threads
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.child:
@@ -186,8 +189,9 @@ def main() -> None:
     if info is None:
         sys.exit("no native kernels here; see `rmeeto doctor`")
     shape = f"batch {options.batch}, tokens {options.tokens}, channels {options.channels}, state {options.state}"
+    clock = "processor time" if options.cpu_time else "wall clock"
     build = f"{info.instruction_set}, {info.compiler}, torch {torch.__version__}"
-    print(f"{shape}, float32, {options.threads} threads, {build}")
+    print(f"{shape}, float32, {options.threads} threads, {build}, {clock}")
     timings = measure_all(options)
     show(timings, options)
     memory = {n: peak_memory(n, options) for n in LENGTHS} if options.memory else {}

@@ -117,6 +117,8 @@ struct BackwardWalks {
 inline void prepare_chunk(const ScanBackward &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
                           int64_t length, int64_t channel, BackwardChunk &b) {
     const int64_t count = c.channels - channel;
+    const Walk<const float> *inputs[] = {&w.u, &w.delta, &w.z, &o.dy};
+    for (const auto *rows : inputs) fetch_ahead(*rows, first - kChunk, c.tokens, channel);
     read_inputs(c, w, first, length, channel, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
     if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
