@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 from typing import Any
 
 import typer
@@ -44,6 +45,7 @@ _REFUSALS = {
 
 def main() -> None:
     """Run the command line."""
+    threading.excepthook = _tell_thread_fault
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
@@ -58,6 +60,12 @@ def main() -> None:
     if code == _INTERRUPTED:
         sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume continues a training run\n")
     sys.exit(code)
+
+
+def _tell_thread_fault(fault: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, unless the disk refused it: then the main thread is told and tells."""
+    if not isinstance(fault.exc_value, OSError):
+        threading.__excepthook__(fault)
 
 
 def _line(error: Any) -> str | None:

@@ -158,6 +158,8 @@ def _names(data: bytes) -> Iterable[str]:
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             if opcode.name in ("GLOBAL", "INST"):
+                if not re.fullmatch(r"[\w.]+ [\w.]+", str(argument)):
+                    return  # not a pickle but a text that begins like one
                 yield str(argument).replace(" ", ".")
             elif opcode.name == "STACK_GLOBAL":
                 yield ".".join(strings[-2:])

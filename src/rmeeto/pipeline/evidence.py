@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.data import Data
+from rmeeto.errors import SettingsError
 from rmeeto.evaluate import counted_cost, measure_speed, published_cost
 from rmeeto.models import Vim
 from rmeeto.pipeline.opening import device_of
@@ -72,7 +74,14 @@ def costs_of(model: Vim) -> Costs:
 
 
 def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[str, Speed]:
-    """Speed of each model, in turn with the first one."""
+    """Speed of each model, in turn with the first one.
+
+    Raises:
+        SettingsError: more threads than the machine has cores; thousands of them end the process.
+    """
+    cores = os.cpu_count() or 1
+    if spec.threads is not None and spec.threads > cores:
+        raise SettingsError(f"threads = {spec.threads} is more than the {cores} cores of this machine; give {cores}")
     model = next(iter(models.values()))
     config = model.config
     generator = torch.Generator().manual_seed(0)

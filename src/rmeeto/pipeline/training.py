@@ -107,7 +107,7 @@ def require_writable(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise OutputError(f"output {output} is a file; name a folder")
     probe = output / ".writable"
-    write_text(probe, "")
+    write_text(probe, " " * 2**16)  # a full disk still takes an empty file
     probe.unlink()
 
 

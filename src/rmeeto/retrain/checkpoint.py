@@ -36,6 +36,7 @@ FORMAT = 1
 STATE = "state.pt"
 MANIFEST = "checkpoint.json"
 INDEX = "index.json"
+_RESCUE = "the checkpoint before it is whole: free some space and resume"
 
 Weights = Mapping[str, Tensor]
 
@@ -105,10 +106,9 @@ class Checkpoints:
             beside.rename(target)
             _sync_folder(self.folder)
         except OSError as error:
-            raise OutputError(
-                f"cannot write checkpoint {target}: {error.strerror or error}; the one before it is whole: free some "
-                "space and resume"
-            ) from None
+            raise OutputError(f"cannot write checkpoint {target}: {error.strerror or error}; {_RESCUE}") from None
+        except OutputError as error:
+            raise OutputError(f"{str(error).split(';', 1)[0]}; {_RESCUE}") from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         self._index(position)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ class _Loop:
         self.lines = JsonLines(output / LOG) if self.engine.is_main_process else None
         self.diary = Diary(
             self.lines,
-            lambda values, step: self.engine.log(values, step=step),
+            self._track,
             self.progress,
             every=log_every,
             epochs=recipe.epochs,
@@ -177,14 +178,23 @@ class _Loop:
             raise OutputError(f"{self.output} holds a run already; resume it, or name another output folder")
         found = self.checkpoints.newest(self.progress.note) if resume else None
         position = Position() if found is None else self._restore(found)
-        try:
+        with _written(self.output, "name another output folder"):
             self.output.mkdir(parents=True, exist_ok=True)
-            self.engine.init_trackers(TENSORBOARD, init_kwargs={TENSORBOARD: {"purge_step": position.step + 1}})
-        except OSError as error:
-            raise OutputError(f"cannot write {self.output}: {error.strerror}; name another output folder") from None
+            self._open_trackers(position.step)
         if self.lines is not None:
             self.lines.cut_after(position.epoch)
         return position
+
+    def _open_trackers(self, step: int) -> None:
+        try:
+            self.engine.init_trackers(TENSORBOARD, init_kwargs={TENSORBOARD: {"purge_step": step + 1}})
+        except OSError:
+            self.engine.trackers.clear()  # one that is half open cannot be closed
+            raise
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        with _written(self.output / TENSORBOARD, "free some space, then resume"):
+            self.engine.log(values, step=step)
 
     def run(self, position: Position, validate: Validate | None, validate_every: int) -> Position:
         """Train epoch after epoch; each ends in a checkpoint."""
@@ -202,8 +212,9 @@ class _Loop:
     def close(self) -> None:
         """End the bar and the trackers, whatever happened."""
         self.progress.close()
-        for tracker in self.engine.trackers:
-            tracker.finish()
+        with _written(self.output / TENSORBOARD, "free some space, then resume"):
+            for tracker in self.engine.trackers:
+                tracker.finish()
 
     def _epoch(self, position: Position) -> tuple[Position, Epoch]:
         """Train one epoch, or what the time limit leaves of it."""
@@ -351,6 +362,15 @@ class _Loop:
                 f"the {who} has {logits.shape[-1]} classes, the data {self.data.num_classes}; build it with "
                 f"num_classes={self.data.num_classes}"
             )
+
+
+@contextmanager
+def _written(path: Path, cure: str) -> Iterator[None]:
+    """A fault of the disk, as the user is told of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {cure}") from None
 
 
 def _engine(recipe: Recipe, output: Path, trackers: Sequence[str], *, cpu: bool) -> Accelerator:
