@@ -1,0 +1,110 @@
+"""`evaluate`, `benchmark` and `doctor`: records that programs can read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmeeto import pipeline
+from rmeeto.data import DataSpec
+from rmeeto.errors import DataError, ScheduleError, SettingsError
+from rmeeto.pipeline import ModelSpec, ScheduleSpec
+from rmeeto.pipeline.watch import Unwatched
+from rmeeto.records import Speed
+from rmeeto.reduction import Settings
+
+from .conftest import NANO, SCHEDULE, SPEED
+
+MEASURED = {"speed", "gflops", "gflops_paper", "schedule", "tokens"}
+
+
+def test_random_weights_are_not_evaluated(photos: DataSpec) -> None:
+    with pytest.raises(SettingsError, match="vim_nano comes without trained weights"):
+        pipeline.evaluate(NANO, photos)
+
+
+def test_evaluating_merged(trained: Path, photos: DataSpec) -> None:
+    """How tokens are merged matters, and the batch does not."""
+    spec = ModelSpec(model=str(trained))
+    plain = pipeline.evaluate(spec, photos)
+    merged = pipeline.evaluate(spec, photos, schedule=ScheduleSpec(r=8))
+    pruned = pipeline.evaluate(spec, photos, schedule=ScheduleSpec(r=8), settings=Settings(mode="prune"))
+    assert len({plain.loss, merged.loss, pruned.loss}) == 3
+    by_fives = pipeline.evaluate(spec, dataclasses.replace(photos, val_batch_size=5), schedule=ScheduleSpec(r=8))
+    assert by_fives.top1 == merged.top1
+    assert by_fives.loss == pytest.approx(merged.loss, rel=1e-5)
+
+
+def test_evaluating_opens_validation_images_alone(trained: Path, photos: DataSpec, tmp_path: Path) -> None:
+    only = DataSpec(data=str(Path(photos.data) / "missing"), val_data=str(Path(photos.data) / "val"))
+    assert pipeline.evaluate(ModelSpec(model=str(trained)), only).images == 12
+    with pytest.raises(DataError, match="does not exist"):
+        pipeline.evaluate(ModelSpec(model=str(trained)), DataSpec(data=str(tmp_path / "gone")))
+
+
+def test_benchmark(trained: Path) -> None:
+    found = pipeline.benchmark(ModelSpec(model=str(trained)), SPEED, schedule=SCHEDULE)
+    json.dumps(found, allow_nan=False)
+    assert found.keys() == {"kind", "model", "unmerged", "merged", "conventions", "environment"}
+    assert found["unmerged"].keys() == found["merged"].keys() == MEASURED
+    assert (found["unmerged"]["tokens"], found["merged"]["tokens"]) == (17, 13)
+    assert (found["unmerged"]["schedule"], found["merged"]["schedule"]) == (None, [0, 4, 0, 0])
+    assert found["merged"]["gflops"] < found["unmerged"]["gflops"]
+    assert "merges counted" in found["conventions"]["gflops_paper"]
+    speed = Speed.from_dict(found["merged"]["speed"])
+    assert (speed.peer, speed.batch, speed.warmup, len(speed.seconds)) == ("unmerged", 2, 1, 2)
+
+
+@pytest.mark.parametrize(("which", "schedule"), [("faster", [0, 4, 0, 0]), ("trained", None)])
+def test_benchmark_with_the_schedule_that_came_with_the_model(
+    which: str, schedule: list[int] | None, faster: tuple[Path, dict[str, Any]], trained: Path
+) -> None:
+    found = pipeline.benchmark(ModelSpec(model=str({"faster": faster[0], "trained": trained}[which])), SPEED)
+    assert found["unmerged"]["tokens"] == 17
+    assert ("merged" in found) == (schedule is not None)
+    assert schedule is None or found["merged"]["schedule"] == schedule
+    assert ("merges counted" in found["conventions"]["gflops_paper"]) == (schedule is not None)
+
+
+def test_benchmark_of_random_weights_tells_how_far_it_is() -> None:
+    totals = []
+
+    class Counting(Unwatched):
+        def counting(self, what: str, total: int) -> Any:
+            totals.append((what, total))
+            return super().counting(what, total)
+
+    found = pipeline.benchmark(NANO, SPEED, schedule=SCHEDULE, watch=Counting())
+    assert totals == [("measuring speed", 2)]
+    assert found["model"] == "vim_nano"
+
+
+def test_measurements_that_cannot_be(trained: Path) -> None:
+    spec = ModelSpec(model=str(trained))
+    with pytest.raises(ScheduleError, match="r = 9 after block 1 is too large"):
+        pipeline.benchmark(spec, SPEED, schedule=ScheduleSpec(r=9))
+    many = (os.cpu_count() or 1) + 1
+    with pytest.raises(SettingsError, match=f"threads = {many} is more than"):
+        pipeline.benchmark(spec, dataclasses.replace(SPEED, threads=many), schedule=SCHEDULE)
+
+
+def test_doctor() -> None:
+    found = pipeline.doctor()
+    json.dumps(found, allow_nan=False)
+    assert found["kind"] == "doctor"
+    assert {"cpu", "cores", "threads", "gpus", "python", "platform", "packages"} <= found["environment"].keys()
+    assert {"torch", "timm"} <= found["environment"]["packages"].keys()
+    ops = {line["op"] for line in found["backends"]}
+    assert ops == {"selective_scan", "causal_conv"}
+    for op in ops:
+        lines = [line for line in found["backends"] if line["op"] == op]
+        assert {line["backend"] for line in lines} >= {"reference", "native"}
+        assert sum(line["used"] for line in lines) == 1
+        assert all(line["why"] or line["used"] for line in lines)
+    native_is_used = any(line["used"] for line in found["backends"] if line["backend"] == "native")
+    assert native_is_used == (found["native"] is not None)

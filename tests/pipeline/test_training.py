@@ -1,0 +1,164 @@
+"""`pretrain`: what it leaves behind, how it resumes, and what it refuses before hours of work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rmeeto
+from rmeeto import pipeline
+from rmeeto.data import Augment, DataSpec
+from rmeeto.errors import CheckpointError, DataError, OutputError, RmeetoError, SettingsError, ShapeError
+from rmeeto.models import Vim
+from rmeeto.pipeline import ModelSpec
+from rmeeto.records import Run
+from rmeeto.retrain import Checkpoints
+
+from .conftest import AUGMENT, CLASSES, NANO, RECIPE, InterruptedAt, digests, paint
+
+
+def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
+    settings: dict[str, Any] = {"model": NANO, "recipe": RECIPE, "augment": AUGMENT, **changes}
+    return pipeline.pretrain(data=data, output=output, **settings)
+
+
+def test_it_leaves_a_model_and_its_records(trained: Path, photos: DataSpec) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints", "config.json", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
+    }  # fmt: skip
+    run = Run.read(trained / "run.json")
+    assert (run.verb, len(run.epochs), run.images) == ("pretrain", 2, 2 * 24)
+    config = json.loads((trained / "config.json").read_text())
+    assert config["rmeeto"]["schedule"] is None
+    assert config["pretrained_cfg"]["label_names"] == list(CLASSES)
+    assert config["rmeeto"]["records"]["run"]["recipe"] == RECIPE.to_dict()
+    accuracy = pipeline.evaluate(ModelSpec(model=str(trained)), photos)
+    assert accuracy.top1 == run.epochs[-1]["top1"]
+    assert accuracy.images == 12
+
+
+def test_a_resumed_run_is_the_run(trained: Path, photos: DataSpec, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _pretrain(photos, tmp_path, watch=InterruptedAt(2))
+    assert not (tmp_path / "model.safetensors").exists()
+    run = _pretrain(photos, tmp_path, resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert [epoch["loss"] for epoch in run.epochs] == [epoch["loss"] for epoch in Run.read(trained / "run.json").epochs]
+
+
+def test_weights_continue_from_a_file(trained: Path, photos: DataSpec, tmp_path: Path) -> None:
+    weights = dataclasses.replace(NANO, weights=str(trained / "model.safetensors"))
+    still = dataclasses.replace(RECIPE, epochs=1, lr=1e-30, min_lr=0.0)
+    run = _pretrain(photos, tmp_path / "on", model=weights, recipe=still)
+    assert run.epochs[-1]["top1"] == Run.read(trained / "run.json").epochs[-1]["top1"]
+
+
+def test_the_average_is_the_model_where_one_is_kept(photos: DataSpec, tmp_path: Path) -> None:
+    averaging = dataclasses.replace(RECIPE, epochs=1, ema_decay=0.9)
+    run = _pretrain(photos, tmp_path, recipe=averaging)
+    assert pipeline.evaluate(ModelSpec(model=str(tmp_path)), photos).top1 == run.epochs[-1]["ema_top1"]
+    average = (Checkpoints(tmp_path / "checkpoints").last()).with_name("ema.safetensors")
+    assert average.read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_drop_path_ends_with_training(photos: DataSpec, tmp_path: Path) -> None:
+    _pretrain(photos, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1, drop_path=0.5))
+    model = rmeeto.load(tmp_path)
+    assert isinstance(model, Vim)
+    images = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model.train()(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "told"),
+    [
+        ({"recipe": dataclasses.replace(RECIPE, batch_size=32)}, DataError, "24 training images do not fill a batch"),
+        ({"augment": dataclasses.replace(AUGMENT, auto_augment="rand-q9")}, SettingsError, "'rand-q9' cannot be read"),
+        ({"model": ModelSpec(model="{faster}")}, SettingsError, "is a merged model; re-train it with `rmeeto retrain`"),
+        ({"model": dataclasses.replace(NANO, img_size=7)}, ShapeError, "7x7 does not fit"),
+        ({"output": Path("{file}")}, OutputError, "is a file; name a folder"),
+        ({"output": Path("{file}/run")}, OutputError, "Not a directory"),
+        ({"output": Path("{trained}")}, OutputError, "holds a run already; add --resume"),
+        ({"output": Path("{model}")}, OutputError, "holds a model already, which the run would replace"),
+        ({"output": Path("{model}"), "resume": True}, OutputError, "holds a model already"),
+        (
+            {"output": Path("{trained}"), "resume": True, "recipe": dataclasses.replace(RECIPE, epochs=3)},
+            CheckpointError,
+            r"another run: epochs \(2, 3\)",
+        ),
+        (
+            {"output": Path("{trained}"), "resume": True, "augment": Augment.none()},
+            CheckpointError,
+            r"another run: augment\.crop \('padded', 'none'\)",
+        ),
+        (
+            {"output": Path("{trained}"), "resume": True, "model": dataclasses.replace(NANO, state_size=8)},
+            CheckpointError,
+            r"another run: sizes\.state_size",
+        ),
+    ],
+    ids=[
+        "few images", "augmentation", "merged model", "input size", "file", "in a file", "a run", "a model",
+        "a model, resumed", "other recipe", "other augmentation", "other sizes",
+    ],
+)  # fmt: skip
+def test_runs_that_cannot_be(
+    changes: dict[str, Any], kind: type[RmeetoError], told: str, trained: Path, faster: Any, photos: DataSpec,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """They are refused before anything is trained, and what was there stays as it was."""
+    (tmp_path / "file").write_text("mine")
+    shutil.copytree(trained, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoints"))
+    places = {
+        "trained": trained, "faster": faster[0], "file": tmp_path / "file", "model": tmp_path / "model",
+    }  # fmt: skip
+    changes = {"output": tmp_path / "new", **changes}
+    changes["output"] = Path(str(changes["output"]).format(**places))
+    if "model" in changes:
+        changes["model"] = dataclasses.replace(changes["model"], model=changes["model"].model.format(**places))
+    before = digests(trained), digests(tmp_path)
+    with pytest.raises(kind, match=told):
+        _pretrain(photos, **changes)
+    assert (digests(trained), digests(tmp_path)) == before
+
+
+def _cut(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:60])
+
+
+def _text(image: Path) -> None:
+    image.write_text("a text")
+
+
+@pytest.mark.parametrize("spoil", [_cut, _text], ids=["truncated", "text"])
+def test_an_unreadable_image_costs_nothing_that_was_saved(
+    spoil: Callable[[Path], None], photos: DataSpec, tmp_path: Path
+) -> None:
+    """It is met in the middle of the second epoch; repaired, the run goes on from the first."""
+    shutil.copytree(photos.data, tmp_path / "photos")
+    own = DataSpec(data=str(tmp_path / "photos"))
+    with pytest.raises(KeyboardInterrupt):
+        _pretrain(own, tmp_path / "run", watch=InterruptedAt(2))
+    image = tmp_path / "photos" / "train" / "green" / "3.png"
+    whole = image.read_bytes()
+    spoil(image)
+    before = digests(tmp_path / "run" / "checkpoints")
+    with pytest.raises(DataError, match=r"image green/3\.png of .* cannot be read \(.*\); repair or remove it"):
+        _pretrain(own, tmp_path / "run", resume=True)
+    assert digests(tmp_path / "run" / "checkpoints") == before
+    image.write_bytes(whole)
+    assert len(_pretrain(own, tmp_path / "run", resume=True).epochs) == 2
+
+
+def test_colours_become_grey_where_the_model_sees_grey(tmp_path: Path) -> None:
+    data = DataSpec(data=str(paint(tmp_path / "few", train=2, val=1)))
+    few = dataclasses.replace(RECIPE, epochs=1, batch_size=4)
+    run = _pretrain(data, tmp_path / "run", model=dataclasses.replace(NANO, in_chans=1), recipe=few)
+    assert run.images == 4
