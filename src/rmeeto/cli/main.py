@@ -48,7 +48,7 @@ def main() -> None:
     threading.excepthook = _tell_thread_fault
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="rmeeto", standalone_mode=False)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except (RmeetoError, OSError, MemoryError, RuntimeError, _UsageError) as error:

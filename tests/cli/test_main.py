@@ -1,0 +1,230 @@
+"""Commands as somebody types them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rmeeto.cli import main as door
+from rmeeto.errors import DataError
+
+from ..pipeline.conftest import digests
+from .conftest import Told
+
+Say = Callable[[str], Told]
+
+COMMANDS = ("demo", "doctor", "pretrain", "retrain", "evaluate", "benchmark")
+SIZES = "--img-size 8 --in-chans 3 --embed-dim 16 --depth 4 --state-size 4"
+NANO = f"--model vim_nano {SIZES}"
+PRETRAIN = f"pretrain {NANO} --epochs 1 --batch-size 8 --lr 1e-3 --warmup-epochs 0 --mixup 0 --cutmix 0"
+RETRAIN = "retrain --epochs 1 --batch-size 8 --lr 1e-3 --speed-batch 1 --speed-repeats 1 --speed-warmup 0"
+MODEL = "--model model --data photos"
+
+# What is typed -> what the one line says.
+REFUSED = [
+    # data
+    (f"{PRETRAIN} --data gone --output new", "data 'gone' does not exist; give a folder, a .tar, 'demo'"),
+    (f"{PRETRAIN} --data nothing --output new", "data nothing cannot be opened (Found 0 images"),
+    (f"{PRETRAIN} --data one --output new", "one has one class only (red)"),
+    (f"{PRETRAIN} --data cut --output new1", "image green/1.png of cut cannot be read (image file is truncated)"),
+    (f"{PRETRAIN} --data text --batch-size 5 --output new2", "image red/note.jpg of text cannot be read (it is no"),
+    (f"{PRETRAIN} --data cut-val --output new3", "image green/1.png of cut-val cannot be read"),
+    (f"{PRETRAIN} --data cut.tar --val-data photos/val --output new", "data cut.tar cannot be opened"),
+    (f"{PRETRAIN} --data file --output new", "data 'file' is a file, but no .tar"),
+    (f"{PRETRAIN} --data photos --val-data four/val --output new", "has 4 classes and photos (training) has 3"),
+    (f"{PRETRAIN} --data photos --workers -1 --output new", "workers -1 is negative"),
+    (f"{PRETRAIN} --data torch/strange:photos --output new", "Unknown torchvision dataset strange"),
+    (f"{PRETRAIN} --data photos --batch-size 26 --output new", "24 training images do not fill a batch of 26; lower"),
+    ("evaluate --model model --data cut-val", "image green/1.png of cut-val cannot be read"),
+    ("evaluate --model model --data four", "model tells 3 classes apart and the data has 4; give the data it was"),
+    ("evaluate --model model --data nothing", "folder nothing has no validation images in val/ or test/"),
+    (f"{RETRAIN} --model model --data four --output new", "model tells 3 classes apart and the data has 4"),
+    # models and weights
+    ("evaluate", "vim_nano comes without trained weights; add --weights"),
+    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of vim_base, vim_nano, vim_small, vim_tiny"),
+    ("evaluate --model photos", "model folder photos holds no config.json"),
+    ("evaluate --model cut-model", "weight file cut-model/model.safetensors is cut short"),
+    (f"evaluate {NANO} --data photos --weights cut.safetensors", "weight file cut.safetensors is cut short"),
+    (f"evaluate {NANO} --data photos --weights gone.pth", "no weight file at gone.pth"),
+    (f"evaluate {NANO} --data photos --weights file", "file is not a weight file"),
+    (f"evaluate {NANO} --data photos --weights hostile.pth", "would run code when opened: it names `posix.system`"),
+    (f"evaluate {NANO} --data photos --weights other.safetensors", "(layers.1.mixer.D is 5 and the model's is 32)"),
+    (f"evaluate {NANO} --data four --weights nano.safetensors", "(head.weight is 3x16 and the model's is 4x16"),
+    ("evaluate --model model --data photos --img-size 16", "model is a model's folder and brings its own img_size"),
+    (f"{PRETRAIN} --data photos --img-size 7 --output new", "7x7 does not fit patches of 2 pixels"),
+    (f"{PRETRAIN} --data photos --in-chans 4 --output new", "with 1 or 3 channels"),
+    (f"{PRETRAIN} --data photos --model merged --output new", "merged is a model's folder and brings its own"),
+    ("pretrain --model merged --data photos --batch-size 8 --output new", "merged is a merged model; re-train it with"),
+    ("retrain --model vim_tiny --data photos --output new", "vim_tiny comes without trained weights"),
+    # schedules and settings
+    (f"{RETRAIN} {MODEL} --r 9 --output new", "r = 9 after block 1 is too large: 17 tokens arrive there and at most 8"),
+    (f"{RETRAIN} {MODEL} --r -1 --output new", "r = -1 is negative"),
+    (f"{RETRAIN} {MODEL} --r 0 --output new", "removes nothing; give r of 1 or more"),
+    (f"{RETRAIN} {MODEL} --final 1 --output new", "final length 1 cannot be reached"),
+    (f"{RETRAIN} {MODEL} --removals [1,2] --output new", "the schedule has 2 entries for a model of 4 blocks"),
+    (f"{RETRAIN} {MODEL} --r 4 --rank 0 --output new", "rank = 0 must be"),
+    ("evaluate --model model --data photos --merge --r 9", "r = 9 after block 1 is too large"),
+    ("benchmark --model model --r 9", "r = 9 after block 1 is too large"),
+    ("benchmark --model model --r 4 --threads 99999", "threads = 99999 is more than the"),
+    ("benchmark --model model --r 4 --speed-repeats 0", "speed_repeats = 0 measures nothing"),
+    # recipes
+    (f"pretrain {NANO} --data photos --epochs 1 --output new", "leave none of 1 for the cosine; set warmup_epochs"),
+    (f"{RETRAIN} {MODEL} --r 4 --lr nan --output new", "lr is nan; it must be a number above 0"),
+    (f"{RETRAIN} {MODEL} --r 4 --min-lr 1 --output new", "min_lr 1 is above the peak"),
+    (f"{RETRAIN} {MODEL} --r 4 --accumulate 3 --output new", "batch_size 8 does not divide by 3"),
+    (f"{RETRAIN} {MODEL} --r 4 --auto-augment rand-q9 --output new", "auto_augment 'rand-q9' cannot be read by timm"),
+    # places
+    (f"{PRETRAIN} --data photos --output file", "output file is a file; name a folder"),
+    (f"{RETRAIN} {MODEL} --r 4 --output file/new", "cannot write file/new"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run", "run holds a run already; add --resume"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run --resume", "no checkpoint in run/checkpoints is whole; start"),
+    (f"{RETRAIN} {MODEL} --r 4 --output model", "model holds a model already, which the run would replace"),
+    ("demo --output photos", "photos holds something else than a demo"),
+    ("demo --output file", "output file is a file; name a folder"),
+    # the command line itself
+    ("retrain", "Missing option '--output'. See `rmeeto retrain --help`."),
+    ("evaluate --feature X", "Invalid value for '--feature'"),
+    ("evaluate --r many", "Invalid value for '--r'"),
+    ("evaluate --strange", "No such option: --strange"),
+    ("strange", "No such command 'strange'. See `rmeeto --help`."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "told"), REFUSED, ids=[told[:40] for _, told in REFUSED])
+def test_bad_input(line: str, told: str, rmeeto_says: Say, desk: Path) -> None:
+    """One line that says what is wrong, exit code 2, nothing on standard output, nothing that was there lost."""
+    before = digests(desk)
+    said = rmeeto_says(line)
+    assert (said.code, said.out) == (2, "")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("rmeeto: ")
+    assert told in last
+    assert "Traceback" not in said.err
+    assert said.err.count("rmeeto: ") == 1
+    after = digests(desk)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_the_whole_way(rmeeto_says: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, make faster, evaluate, benchmark: JSON on standard output, and nothing else there."""
+    for name in ("write_charts", "write_report"):  # they take seconds, and the tests of the pipeline draw them
+        monkeypatch.setattr(f"rmeeto.pipeline.retraining.{name}", lambda *_arguments: None)
+    own, faster = tmp_path / "own", tmp_path / "faster"
+    run = _json(rmeeto_says(f"{PRETRAIN} --data photos --output {own} --json"))
+    result = _json(rmeeto_says(f"{RETRAIN} --model {own} --data photos --r 4 --output {faster} --json"))
+    assert (run["kind"], result["kind"]) == ("run", "result")
+    assert result == json.loads((faster / "result.json").read_text())
+    assert result["unmerged"]["top1"] == run["epochs"][-1]["top1"]
+    accuracy = _json(rmeeto_says(f"evaluate --model {faster} --data photos --json"))
+    assert (accuracy["kind"], accuracy["top1"]) == ("accuracy", result["retrained"]["top1"])
+    text = rmeeto_says(f"evaluate --model {own} --data photos --merge --r 4")
+    assert text.out.startswith(f"top-1 {result['merged']['top1']:.2f}  top-5 100.00  on 12 images in ")
+    assert (text.code, text.err) == (0, "")  # no bar where there is no terminal
+    speed = "--speed-batch 1 --speed-repeats 1 --speed-warmup 0"
+    measured = _json(rmeeto_says(f"benchmark --model {faster} --own-schedule {speed} --json"))
+    assert measured["merged"]["schedule"] == result["schedule"]
+    table = rmeeto_says(f"benchmark --model {own} --r 4 {speed}").out
+    assert "un-merged" in table
+    assert "merged" in table
+
+
+def test_doctor(rmeeto_says: Say) -> None:
+    assert _json(rmeeto_says("doctor --json"))["kind"] == "doctor"
+    said = rmeeto_says("doctor")
+    assert (said.code, said.err) == (0, "")
+    assert "selective_scan" in said.out
+
+
+def _json(said: Told) -> dict:
+    assert said.code == 0, said.err
+    values = json.loads(said.out)
+    assert isinstance(values, dict)
+    return values
+
+
+FAULTS = [
+    (DataError("the value, the rule; the cure"), 2, "rmeeto: the value, the rule; the cure\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "rmeeto: No space left on device: /x; free"),
+    (MemoryError(), 2, "rmeeto: the memory does not suffice; use smaller batches"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "rmeeto: the memory does not suffice"),
+    (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume continues"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "code", "told"), FAULTS, ids=[type(fault).__name__ for fault, _, _ in FAULTS])
+def test_faults(fault: BaseException, code: int, told: str, rmeeto_says: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmeeto.pipeline.measuring.doctor", lambda: _raise(fault))
+    said = rmeeto_says("doctor")
+    assert (said.code, said.out, said.err.count("\n")) == (code, "", 1)
+    assert said.err.startswith(told)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), OSError(errno.EBADF, "a bug"), KeyError("a bug")], ids=repr)
+def test_faults_of_the_program_keep_their_traceback(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmeeto.pipeline.measuring.doctor", lambda: _raise(fault))
+    monkeypatch.setattr(sys, "argv", ["rmeeto", "doctor"])
+    with pytest.raises(type(fault), match="a bug"):
+        door.main()
+
+
+def _raise(fault: BaseException) -> None:
+    raise fault
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_that_meets_a_full_disk_in_its_own_thread_is_silent(
+    rmeeto_says: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the main thread, which tells the user."""
+
+    def found() -> dict:
+        thread = threading.Thread(target=_raise, args=(OSError(errno.ENOSPC, "No space left on device"),))
+        thread.start()
+        thread.join()
+        raise DataError("told once")
+
+    monkeypatch.setattr("rmeeto.pipeline.measuring.doctor", found)
+    assert rmeeto_says("doctor").err == "rmeeto: told once\n"
+
+
+class FullPipe(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_standard_output_is_told(rmeeto_says: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", FullPipe())
+    said = rmeeto_says("doctor")
+    assert said.code == 2
+    assert said.err.startswith("rmeeto: No space left on device; free some space")
+
+
+HELP_OF_ALL = """
+import sys
+from rmeeto.cli.main import main
+for line in ([], ["--help"], *([name, "--help"] for name in sys.argv[1:])):
+    sys.argv = ["rmeeto", *line]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 0, (line, ended.code)
+heavy = sorted({"torch", "timm", "torchvision", "accelerate", "matplotlib", "numpy"} & set(sys.modules))
+assert not heavy, heavy
+"""
+
+
+def test_help_is_light_and_shows_examples() -> None:
+    """In a new process: this one has imported everything."""
+    ended = subprocess.run([sys.executable, "-c", HELP_OF_ALL, *COMMANDS], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for name in COMMANDS:
+        assert ended.stdout.count(f"rmeeto {name} --") + ended.stdout.count(f" rmeeto {name} ") > 1
+    assert ended.stdout.count("Examples:") == len(COMMANDS)

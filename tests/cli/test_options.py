@@ -1,0 +1,159 @@
+"""Options grow from dataclasses: which there are, and that each default shown is the one used."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import typer
+
+from rmeeto.cli.main import app, main
+from rmeeto.cli.options import help_of, with_options
+from rmeeto.data.spec import Augment, DataSpec
+from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.reduction.settings import Settings
+from rmeeto.retrain.recipe import Recipe
+
+MODEL = "depth embed_dim img_size in_chans model patch_size state_size weights"
+DATA = "batch_size data train_limit train_split val_batch_size val_data val_limit val_split workers"
+SCHEDULE = "every final phase r removals"
+SETTINGS = "class_place feature mode order rank seed shuffle similarity size_aware_scan"
+SPEED = "speed_batch speed_repeats speed_warmup threads"
+RECIPE = (
+    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path dtype ema_decay ema_warmup epochs eps lr "
+    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob seed smoothing temperature time_limit "
+    "warmup_epochs weight_decay"
+)
+AUGMENT = (
+    "auto_augment color_jitter crop erasing erasing_mode hflip interpolation padding ratio repeats scale"
+)  # fmt: skip
+# A new option is a decision: it is written here too.
+OPTIONS = {
+    "demo": "json output quick",
+    "doctor": "json",
+    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} json output resume",
+    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} json output resume",
+    "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
+    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json own_schedule",
+}
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def _options(command: str) -> dict[str, Any]:
+    """Option -> what typer made of it."""
+    return {option.opts[0]: option for option in COMMANDS[command].params}
+
+
+def test_commands() -> None:
+    assert COMMANDS.keys() == OPTIONS.keys()
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_options_are_frozen(command: str) -> None:
+    assert _options(command).keys() == {"--" + name.replace("_", "-") for name in OPTIONS[command].split()}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_is_described(command: str) -> None:
+    assert not [name for name, option in _options(command).items() if not option.help]
+
+
+# Command -> where it goes, and what it gives where nothing but the output is said.
+DEFAULTS = {
+    "pretrain": (
+        "rmeeto.pipeline.training.pretrain",
+        [ModelSpec(), DataSpec(batch_size=512), Recipe.pretraining(), Augment.light()],
+    ),
+    "retrain": (
+        "rmeeto.pipeline.retraining.retrain",
+        [ModelSpec(), DataSpec(batch_size=512), ScheduleSpec(), Settings(), Recipe(), Augment(), SpeedSpec()],
+    ),
+    "evaluate": ("rmeeto.pipeline.measuring.evaluate", [ModelSpec(), DataSpec(), Settings()]),
+    "benchmark": ("rmeeto.pipeline.measuring.benchmark", [ModelSpec(), SpeedSpec(), ScheduleSpec(), Settings()]),
+}
+
+
+class Called(Exception):
+    """Instead of the work."""
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, groups = DEFAULTS[command]
+    given: list[Any] = []
+
+    def called(*arguments: Any, **named: Any) -> None:
+        given.extend([*arguments, *named.values()])
+        raise Called
+
+    monkeypatch.setattr(target, called)
+    output = ["--output", "new"] if "--output" in _options(command) else []
+    monkeypatch.setattr(sys, "argv", ["rmeeto", command, *output])
+    with pytest.raises(Called):
+        main()
+    assert all(group in given for group in groups)
+    shown = _options(command)
+    for group in groups:
+        for field in dataclasses.fields(group):
+            option = shown["--" + field.name.replace("_", "-")]
+            assert option.default == getattr(group, field.name)
+            assert option.show_default
+
+
+@dataclass(frozen=True)
+class Left:
+    """One group.
+
+    Attributes:
+        size, width: how large, see `other_size`;
+            two lines. None is medium.
+        other_size: unlike size.
+
+    Raises:
+        nothing: that is here.
+    """
+
+    size: int | None = 1
+    width: bool = True
+    other_size: int = 2
+
+
+@dataclass(frozen=True)
+class Right:
+    """Another one.
+
+    Attributes:
+        size: how large at last.
+    """
+
+    size: int | None = 3
+
+
+def test_help_comes_from_the_docstring() -> None:
+    both = "how large, see `other_size`; two lines. None is medium."
+    assert help_of(Left) == {"size": both, "width": both, "other_size": "unlike size."}
+
+
+def test_two_meanings_of_one_option_are_refused() -> None:
+    with pytest.raises(TypeError, match="size is a field of left and of right; rename one of them"):
+        with_options(left=Left(), right=Right())
+
+
+def test_a_shared_option_goes_to_both() -> None:
+    got = []
+
+    @with_options(left=Left(), right=Right(), shared=("size",))
+    def command(left: Left, right: Right) -> None:
+        got.append((left, right))
+
+    single = typer.Typer()
+    single.command()(command)
+    options = {option.name: option for option in typer.main.get_command(single).params}
+    assert (options["size"].default, options["size"].help) == (3, "how large at last.")
+    assert options["width"].help == "how large, see --other-size; two lines. none is medium."
+    assert options["width"].secondary_opts == ["--no-width"]
+    single(["--size", "5", "--no-width"], standalone_mode=False)
+    assert got == [(Left(size=5, width=False), Right(size=5))]
