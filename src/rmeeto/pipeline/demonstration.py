@@ -20,22 +20,22 @@ from rmeeto.reduction import Settings
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.loop import CHECKPOINTS
 
-SCHEDULE = ScheduleSpec(r=32)
+SCHEDULE = ScheduleSpec(r=27)
 RECIPE = Recipe(
     epochs=4,
-    batch_size=64,
-    lr=1e-3,
+    batch_size=32,
+    lr=1.5e-3,
     min_lr=1e-5,
-    warmup_epochs=0.1,
+    warmup_epochs=0.05,
     drop_path=0.0,
     distill_weight=1.0,
     mixup=0.0,
     cutmix=0.0,
     smoothing=0.0,
     clip_grad=1.0,
-    time_limit=200.0,
+    time_limit=205.0,
 )
-SPEED = SpeedSpec(speed_batch=16, speed_repeats=25, speed_warmup=3)
+SPEED = SpeedSpec(speed_batch=32, speed_repeats=25, speed_warmup=3)
 MARK = "demo.json"
 QUICK = {"train": 640, "val": 300, "epochs": 1, "repeats": 5}
 
