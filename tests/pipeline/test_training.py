@@ -145,16 +145,34 @@ def test_an_unreadable_image_costs_nothing_that_was_saved(
     shutil.copytree(photos.data, tmp_path / "photos")
     own = DataSpec(data=str(tmp_path / "photos"))
     with pytest.raises(KeyboardInterrupt):
-        _pretrain(own, tmp_path / "run", watch=InterruptedAt(2))
+        _pretrain(own, tmp_path / "run", watch=InterruptedAt(1))
     image = tmp_path / "photos" / "train" / "green" / "3.png"
     whole = image.read_bytes()
     spoil(image)
-    before = digests(tmp_path / "run" / "checkpoints")
+    weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
+    saved = weights.read_bytes()
     with pytest.raises(DataError, match=r"image green/3\.png of .* cannot be read \(.*\); repair or remove it"):
         _pretrain(own, tmp_path / "run", resume=True)
-    assert digests(tmp_path / "run" / "checkpoints") == before
+    assert weights.read_bytes() == saved
     image.write_bytes(whole)
     assert len(_pretrain(own, tmp_path / "run", resume=True).epochs) == 2
+
+
+def test_an_unreadable_validation_image_costs_no_epoch(photos: DataSpec, trained: Path, tmp_path: Path) -> None:
+    """It is met after the first epoch; repaired, that epoch is validated and not trained again."""
+    shutil.copytree(photos.data, tmp_path / "photos")
+    own = DataSpec(data=str(tmp_path / "photos"))
+    image = tmp_path / "photos" / "val" / "red" / "1.png"
+    whole = image.read_bytes()
+    _cut(image)
+    with pytest.raises(DataError, match=r"image red/1\.png of .* cannot be read"):
+        _pretrain(own, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
+    first = weights.read_bytes()
+    image.write_bytes(whole)
+    run = _pretrain(own, tmp_path / "run", resume=True)
+    assert weights.read_bytes() == first
+    assert [epoch["top1"] for epoch in run.epochs] == [epoch["top1"] for epoch in Run.read(trained / "run.json").epochs]
 
 
 def test_colours_become_grey_where_the_model_sees_grey(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from rmeeto.errors import CheckpointError, OutputError
+from rmeeto.errors import CheckpointError, DataError, OutputError
 from rmeeto.retrain import Checkpoints, Silent, train
 from rmeeto.retrain.checkpoint import read
 
@@ -83,6 +83,33 @@ def test_resumed_run_is_bit_identical(tmp_path, data, epoch, steps_later, settin
     assert [e["ema_top1"] for e in record.epochs] == [e["ema_top1"] for e in again.epochs]
     assert (record.best_epoch, record.best_top1, record.images) == (again.best_epoch, again.best_top1, again.images)
     assert again.seconds > 0
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_epoch_whose_validation_fails_is_not_trained_again(tmp_path, data, failing):
+    """Its checkpoint is there; resumed, it is validated, and the run ends as the undisturbed one."""
+    whole, record = run(tmp_path / "whole", Data())
+    left = 2 * failing - 1  # student and average are validated
+
+    def validate(model):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise DataError("an image cannot be read")
+        return data.validate(model)
+
+    with pytest.raises(DataError, match="cannot be read"):
+        run(tmp_path / "cut", data, validate=validate)
+    assert data.train.epochs == list(range(failing))
+    again = Data()
+    resumed, rest = run(tmp_path / "cut", again, student=net(9), resume=True)
+    assert again.train.epochs == list(range(failing, 3))
+    assert [epoch["top1"] for epoch in rest.epochs] == [epoch["top1"] for epoch in record.epochs]
+    assert (rest.best_epoch, rest.best_top1, rest.images) == (record.best_epoch, record.best_top1, record.images)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert kinds.count("epoch") == 3
 
 
 def test_validation_does_not_change_training(tmp_path, data):

@@ -197,16 +197,26 @@ class _Loop:
             self.engine.log(values, step=step)
 
     def run(self, position: Position, validate: Validate | None, validate_every: int) -> Position:
-        """Train epoch after epoch; each ends in a checkpoint."""
-        while not position.finished:
+        """Train epoch after epoch; each ends in a checkpoint, also where validating it fails."""
+
+        def waits(position: Position) -> bool:
+            """Whether the last epoch is to be validated still."""
+            if validate is None or not position.epochs or position.epochs[-1].top1 is not None:
+                return False
+            return position.finished or position.epoch % validate_every == 0
+
+        while waits(position) or not position.finished:
             begun = time.perf_counter()
-            position, epoch = self._epoch(position)
-            if validate is not None and (position.finished or epoch.epoch % validate_every == 0):
-                epoch = self._validated(epoch, validate)
-            seconds = position.seconds + time.perf_counter() - begun
-            position = dataclasses.replace(position.after(epoch), seconds=seconds)
-            self._save(position)
-            self.diary.epoch(epoch, position.step)
+            if not waits(position):
+                position, epoch = self._epoch(position)
+                position = position.after(epoch)
+            try:
+                if validate is not None and waits(position):
+                    position = position.judged(self._validated(position.epochs[-1], validate))
+            finally:  # an image that cannot be read costs no epoch
+                position = dataclasses.replace(position, seconds=position.seconds + time.perf_counter() - begun)
+                self._save(position)
+            self.diary.epoch(position.epochs[-1], position.step)
         return position
 
     def close(self) -> None:

@@ -55,6 +55,10 @@ class Position:
                 position = dataclasses.replace(position, best_epoch=epoch.epoch, best_top1=top1, best_weights=weights)
         return position
 
+    def judged(self, epoch: Epoch) -> Position:
+        """The position with the last epoch's record replaced by one that knows its accuracy."""
+        return dataclasses.replace(self, epochs=self.epochs[:-1]).after(epoch)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
