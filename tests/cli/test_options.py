@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, retrain
 from rmeeto.cli.main import app, main
 from rmeeto.cli.options import help_of, with_options
 from rmeeto.data.spec import Augment, DataSpec
@@ -59,6 +60,21 @@ def test_options_are_frozen(command: str) -> None:
 @pytest.mark.parametrize("command", OPTIONS)
 def test_every_option_is_described(command: str) -> None:
     assert not [name for name, option in _options(command).items() if not option.help]
+
+
+EXAMPLES = [
+    line.split()[1:]
+    for module in (benchmark, demo, doctor, evaluate, pretrain, retrain)
+    for line in module.HELP.splitlines()
+    if line.startswith("    rmeeto ")
+]
+
+
+@pytest.mark.parametrize("words", EXAMPLES, ids=" ".join)
+def test_examples_of_help_can_be_typed(words: list[str]) -> None:
+    """Every option and value in them is one that there is."""
+    name, *arguments = words
+    COMMANDS[name].make_context(name, arguments)
 
 
 # Command -> where it goes, and what it gives where nothing but the output is said.

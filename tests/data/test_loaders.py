@@ -11,6 +11,9 @@ from rmeeto.data.array_batches import ArrayBatches
 from rmeeto.data.decoded_batches import DecodedBatches
 from rmeeto.errors import DataError
 
+# Two workers are wanted on one core too; torch advises against them.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 FORM = InputSpec.of((3, 16, 16))
 # Python 3.12 warns that a process with torch's threads is forked; the workers use none of them.
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -90,7 +90,7 @@ class FileImages(ImageSet):
     timm's own data set replaces an unreadable image by its neighbour; here it is an error that names the file.
 
     Args:
-        name: what the user called it.
+        name: where it is: its folder or tar, or what the user called it.
         reader: a timm reader: numbered pairs of an open file and a label.
         indices: places to use; None means all.
     """
@@ -202,7 +202,7 @@ def _open(source: Source, split: Split) -> ImageSet:
         return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
     opened = open_source(source)
     if hasattr(opened, "reader"):
-        images = FileImages(source.spelling, opened.reader)
+        images = FileImages(source.root or source.spelling, opened.reader)
         _require_one_part(images)
         return images
     if hasattr(opened, "data") and hasattr(opened, "targets"):
