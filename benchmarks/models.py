@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import resident
 from torch import Tensor
 
 from rmeeto.evaluate import environment, measure_speed
@@ -116,9 +116,9 @@ def _step_memory(side: int) -> float:
         parameter.grad = torch.zeros_like(parameter)
     warm = create("vim_tiny", img_size=32)
     warm(torch.randn(1, 3, 32, 32)).sum().backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident(peak=False)
     model(torch.randn(1, 3, side, side)).sum().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident(peak=True) - before
 
 
 if __name__ == "__main__":

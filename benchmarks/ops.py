@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from memory import resident
 from torch import Tensor
 from torch.nn import functional
 
@@ -158,19 +158,6 @@ def child(n: int, options: argparse.Namespace) -> None:
     before = resident(peak=False)
     both(selective_scan, scan_inputs(options.batch, n, options.channels, options.state), "native")()
     print(resident(peak=True) - before)
-
-
-def resident(*, peak: bool) -> float:
-    """MiB in memory: the peak since the last question about the present, where Linux keeps it; else the peak of all."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    if not peak:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
-    field = "VmHWM:" if peak else "VmRSS:"
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def show(timings: list[Timing], options: argparse.Namespace) -> None:
