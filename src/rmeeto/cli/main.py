@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, retrain
+from rmeeto.cli.process import keep_freed_memory
 from rmeeto.errors import RmeetoError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ _REFUSALS = {
 def main() -> None:
     """Run the command line."""
     threading.excepthook = _tell_thread_fault
+    keep_freed_memory()
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
         code = app(sys.argv[1:] or ["--help"], prog_name="rmeeto", standalone_mode=False)
