@@ -1,4 +1,4 @@
-"""Un-merged networks, whole without any reduction. Their sizes are known without torch."""
+"""Un-merged networks, whole without any reduction. Their sizes and origins are known without torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from rmeeto._lazy import lazily
 
 if TYPE_CHECKING:
     from rmeeto.models.configs import VimConfig
+    from rmeeto.models.origins import ORIGINS, Origin
     from rmeeto.models.registry import create, names
     from rmeeto.models.vim import Vim, cast_weights
 
 _HOMES = {
+    "ORIGINS": "rmeeto.models.origins",
+    "Origin": "rmeeto.models.origins",
     "Vim": "rmeeto.models.vim",
     "VimConfig": "rmeeto.models.configs",
     "cast_weights": "rmeeto.models.vim",
@@ -19,6 +22,6 @@ _HOMES = {
     "names": "rmeeto.models.registry",
 }
 
-__all__ = ["Vim", "VimConfig", "cast_weights", "create", "names"]
+__all__ = ["ORIGINS", "Origin", "Vim", "VimConfig", "cast_weights", "create", "names"]
 
 __getattr__ = lazily(__name__, _HOMES)
