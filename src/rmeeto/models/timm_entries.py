@@ -13,7 +13,8 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from rmeeto.models.configs import CONFIGS, TIMM_NAMES, VimConfig
+from rmeeto.models.configs import CONFIGS, TIMM_NAMES, VimConfig, config_of, short_name
+from rmeeto.models.origins import ORIGINS, Origin, find
 
 # Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
 _PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
@@ -34,23 +35,38 @@ def _described(config: VimConfig) -> dict[str, Any]:
     }
 
 
+def _published(origin: Origin) -> dict[str, Any]:
+    """The same with published weights."""
+    return {
+        **_described(CONFIGS[short_name(origin.model)]),
+        "crop_pct": origin.crop_pct,
+        "mean": origin.mean,
+        "std": origin.std,
+        "interpolation": origin.interpolation,
+        "hf_hub_id": origin.repo,
+        "hf_hub_filename": origin.file,
+        "license": origin.licence,
+        "origin_url": f"https://huggingface.co/{origin.repo}",
+        "paper_ids": tuple(f"arXiv:{paper}" for paper in origin.papers),
+    }
+
+
+# Weights that were re-trained with merged tokens are not here, for timm knows no schedule: `rmeeto.load` has them.
+_WEIGHTS = {origin.name: _published(origin) for origin in ORIGINS if origin.r is None}
+_WITHOUT = set(TIMM_NAMES.values()) - {name.partition(".")[0] for name in _WEIGHTS}
 # timm looks for this name in the module of an entry point.
-default_cfgs = generate_default_cfgs({TIMM_NAMES[short]: _described(config) for short, config in CONFIGS.items()})
+default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: _described(config_of(name)) for name in sorted(_WITHOUT)}})
 
 
 def _entry_point(short: str, name: str) -> Callable[..., Any]:
     def entry_point(*, pretrained: bool = False, **sizes: Any) -> Any:
-        from rmeeto.models.embed import fit_positions
-        from rmeeto.models.registry import create
-
-        def fitted(state: Mapping[str, Any], model: Any) -> dict[str, Any]:
-            return fit_positions(state, model.config)
+        from rmeeto.models.registry import create  # torch's part, only when a model is built
 
         return build_model_with_cfg(
             partial(create, short),
             name,
             pretrained,
-            pretrained_filter_fn=fitted,
+            pretrained_filter_fn=fitted_weights,
             feature_cfg={"out_indices": 3, "feature_cls": "getter"},
             **sizes,
         )
@@ -58,6 +74,24 @@ def _entry_point(short: str, name: str) -> Callable[..., Any]:
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = f"{short} as timm builds it; sizes as in `rmeeto.create`."
     return entry_point
+
+
+def fitted_weights(checkpoint: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """What timm read from a weight file -> the network's own weights, positions fitted to the model's input size.
+
+    Args:
+        checkpoint: a state dict, or a training checkpoint with one inside.
+        model: what receives the weights; its `pretrained_cfg` says which file was read.
+    """
+    from rmeeto.models.embed import fit_positions
+
+    origin = find(".".join(filter(None, (model.pretrained_cfg.get(key) for key in ("architecture", "tag")))))
+    parts = [part for part in (origin.part if origin else None, "model", "state_dict") if part]
+    state = next((checkpoint[part] for part in parts if isinstance(checkpoint.get(part), Mapping)), checkpoint)
+    # The second head of a distillation classifies nothing here.
+    return fit_positions(
+        {name: value for name, value in state.items() if not name.startswith("distill_head.")}, model.config
+    )
 
 
 for _short, _name in TIMM_NAMES.items():
