@@ -7,7 +7,8 @@
         ...
 
 The verbs of the command line are functions of `rmeeto.pipeline`. Names are imported when they are
-first used, so that importing the package costs nothing.
+first used, so that importing the package costs nothing. Where timm is used beside it, in any order,
+`timm.create_model("vim_tiny_patch16_224")` knows the networks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmeeto._lazy import lazily
+from rmeeto._timm_hook import register_with_timm
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,8 @@ __all__ = [
 ]
 
 __getattr__ = lazily(__name__, _HOMES)
+
+register_with_timm()
 
 
 def __dir__() -> list[str]:

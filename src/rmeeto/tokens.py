@@ -69,6 +69,8 @@ class Tokens:
         size: (b, n) float32, how many input tokens each token stands for; None means one each.
         time: (b, n) float32, the factor on A in the scan; None means one each.
         features: what the last mixer computed; None before the first block.
+        origin: for each token that entered, the token it is in now; None means that nobody asks. Whoever merges
+            appends the map that it applied.
     """
 
     x: Float[Tensor, "b n c"]
@@ -76,6 +78,7 @@ class Tokens:
     size: Float[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
     features: Features | None = None
+    origin: TokenMap | None = None
 
     def sizes(self) -> Float[Tensor, "b n"]:
         """(b, n) float32 sizes, ones where none are kept."""
@@ -209,3 +212,10 @@ class TokenMap:
         index = self.index.unsqueeze(-1).expand_as(x)
         merged = out.scatter_reduce(1, index, x, reduce=mode, include_self=True)
         return merged, size.new_ones(x.shape[0], self.length)
+
+
+def protected_first(x: Float[Tensor, "b n c"], places: Int[Tensor, "b k"]) -> Float[Tensor, "b n c"]:
+    """(b, n, c) tokens in another order: those at (b, k) `places`, then the others as they stand."""
+    others = torch.ones(x.shape[:2], dtype=torch.int8, device=x.device).scatter(1, places, 0)
+    rows = torch.cat((places, others.argsort(dim=1, stable=True)[:, places.shape[1] :]), dim=1)
+    return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

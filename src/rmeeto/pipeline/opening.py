@@ -14,9 +14,12 @@ from rmeeto.data import DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.hub import build, bundle_folder, load_weights, read_bundle, read_weights
 from rmeeto.models import Vim, create
-from rmeeto.models.configs import CONFIGS, config_of
+from rmeeto.models.configs import config_of, is_name, short_name
 from rmeeto.models.embed import fit_positions
 from rmeeto.pipeline.specs import ModelSpec
+
+# Sizes that only training reads; a model's folder leaves them out.
+_TRAINING = ("drop_rate", "drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Opened:
     @property
     def sizes(self) -> dict[str, Any]:
         """The sizes that differ from the named ones, as a bundle keeps them."""
-        named, own = CONFIGS[self.name].to_dict(), self.model.config.to_dict()
-        return {name: value for name, value in own.items() if value != named[name] and name != "drop_path_rate"}
+        named, own = config_of(self.name).to_dict(), self.model.config.to_dict()
+        return {name: value for name, value in own.items() if value != named[name] and name not in _TRAINING}
 
 
 class _HasClasses(Protocol):
@@ -64,7 +67,7 @@ def open_with_images(spec: ModelSpec, open_images: Callable[[InputSpec], Images]
         ShapeError: a folder's model tells other classes apart.
         RmeetoError: another kind of it, for what cannot be opened.
     """
-    if spec.model in CONFIGS:
+    if is_name(spec.model):
         images = open_images(form_for(spec))
         opened = open_model(spec, num_classes=len(images.class_names))
     else:
@@ -89,7 +92,7 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None) -> Opened:
         SettingsError, ShapeError: unknown name, or sizes that cannot be.
         WeightsError: weights that are unreadable, unsafe, or do not fit.
     """
-    if spec.model in CONFIGS:
+    if is_name(spec.model):
         return _named(spec, num_classes)
     if spec.weights is not None or spec.sizes():
         given = ["weights"] * (spec.weights is not None) + sorted(spec.sizes())
@@ -111,7 +114,7 @@ def require_trained(spec: ModelSpec) -> None:
     Raises:
         SettingsError: it is a name without a weight file.
     """
-    if spec.model in CONFIGS and spec.weights is None:
+    if is_name(spec.model) and spec.weights is None:
         raise SettingsError(f"{spec.model} comes without trained weights; add --weights, or name a model's folder")
 
 
@@ -164,7 +167,7 @@ def _named(spec: ModelSpec, num_classes: int | None) -> Opened:
         state = fit_positions(read_weights(spec.weights), config)
         model = create(spec.model, **sizes)
         load_weights(model, state, spec.weights)
-    return Opened(model.to(_device()).eval(), spec.model, form_for(spec))
+    return Opened(model.to(_device()).eval(), short_name(spec.model), form_for(spec))
 
 
 def _device() -> torch.device:

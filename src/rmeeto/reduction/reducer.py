@@ -82,7 +82,7 @@ class Reducer(nn.Module):
 
 
 def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
-    """Carry out a plan: residual stream, sizes, places; the features were the last mixer's and are gone."""
+    """Carry out a plan: residual stream, sizes, places, origin; the features were the last mixer's and are gone."""
     x, size = _merged_values(tokens, mapping, settings)
     return replace(
         tokens,
@@ -91,6 +91,7 @@ def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
         size=size,
         time=size if settings.size_aware_scan else None,
         features=None,
+        origin=None if tokens.origin is None else tokens.origin.then(mapping),
     )
 
 
