@@ -58,10 +58,10 @@ REFUSED = [
     (f"evaluate {NANO} --data photos --weights hostile.pth", "would run code when opened: it names `posix.system`"),
     (f"evaluate {NANO} --data photos --weights other.safetensors", "(layers.1.mixer.D is 5 and the model's is 32)"),
     (f"evaluate {NANO} --data four --weights nano.safetensors", "(head.weight is 3x16 and the model's is 4x16"),
-    ("evaluate --model model --data photos --img-size 16", "model is a model's folder and brings its own img_size"),
+    ("evaluate --model model --data photos --img-size 16", "model comes trained and brings its own img_size"),
     (f"{PRETRAIN} --data photos --img-size 7 --output new", "7x7 does not fit patches of 2 pixels"),
     (f"{PRETRAIN} --data photos --in-chans 4 --output new", "with 1 or 3 channels"),
-    (f"{PRETRAIN} --data photos --model merged --output new", "merged is a model's folder and brings its own"),
+    (f"{PRETRAIN} --data photos --model merged --output new", "merged comes trained and brings its own"),
     ("pretrain --model merged --data photos --batch-size 8 --output new", "merged is a merged model; re-train it with"),
     ("retrain --model vim_tiny --data photos --output new", "vim_tiny comes without trained weights"),
     # schedules and settings
@@ -129,8 +129,9 @@ def test_the_whole_way(rmeeto_says: Say, tmp_path: Path, monkeypatch: pytest.Mon
     assert text.out.startswith(f"top-1 {result['merged']['top1']:.2f}  top-5 100.00  on 12 images in ")
     assert (text.code, text.err) == (0, "")  # no bar where there is no terminal
     speed = "--speed-batch 1 --speed-repeats 1 --speed-warmup 0"
-    measured = _json(rmeeto_says(f"benchmark --model {faster} --own-schedule {speed} --json"))
-    assert measured["merged"]["schedule"] == result["schedule"]
+    for given, schedule in (("", result["schedule"]), ("--rank 2", result["schedule"]), ("--r 2", [0, 2, 0, 0])):
+        measured = _json(rmeeto_says(f"benchmark --model {faster} {given} {speed} --json"))
+        assert measured["merged"]["schedule"] == schedule
     table = rmeeto_says(f"benchmark --model {own} --r 4 {speed}").out
     assert "un-merged" in table
     assert "merged" in table

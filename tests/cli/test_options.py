@@ -38,7 +38,7 @@ OPTIONS = {
     "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} json output resume",
     "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} json output resume",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
-    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json own_schedule",
+    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

@@ -83,11 +83,14 @@ def retrain(
         RmeetoError: a kind of it for each input that cannot be.
     """
     require_trained(model)
-    opened, opened_data = open_with_images(model, lambda form: open_data(fitting(data, recipe.micro_batch()), form))
+    watch = watch or Unwatched()
+    opened, opened_data = open_with_images(
+        model, lambda form: open_data(fitting(data, recipe.micro_batch()), form), watch
+    )
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
     job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
-    return carry_out(job, resume=resume, watch=watch or Unwatched())
+    return carry_out(job, resume=resume, watch=watch)
 
 
 def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
