@@ -21,7 +21,7 @@ from .conftest import Told
 
 Say = Callable[[str], Told]
 
-COMMANDS = ("demo", "doctor", "pretrain", "retrain", "evaluate", "benchmark")
+COMMANDS = ("demo", "doctor", "models", "convert", "pretrain", "retrain", "evaluate", "benchmark", "push")
 SIZES = "--img-size 8 --in-chans 3 --embed-dim 16 --depth 4 --state-size 4"
 NANO = f"--model vim_nano {SIZES}"
 PRETRAIN = f"pretrain {NANO} --epochs 1 --batch-size 8 --lr 1e-3 --warmup-epochs 0 --mixup 0 --cutmix 0"

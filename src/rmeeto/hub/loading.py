@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
 from rmeeto.hub.bundle import CONFIG, WEIGHTS, Bundle, read_bundle
-from rmeeto.hub.official import as_taken, bundle_of, read_official, without_extras
+from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
 from rmeeto.hub.remote import Hub, fetch_bundle, fetch_published
-from rmeeto.hub.weights import load_weights, read_part
+from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
 from rmeeto.models.origins import Origin, find
 from rmeeto.reduction import Settings, attach
@@ -69,8 +69,8 @@ def read_published(origin: Origin, hub: Hub) -> Bundle:
     Raises:
         WeightsError: they cannot be had or read.
     """
-    state, taken = read_part(fetch_published(origin, hub), preferred=origin.part)
-    return bundle_of(as_taken(origin, taken), without_extras(state)[0])
+    state, taken, _ = read_network(fetch_published(origin, hub), origin)
+    return bundle_of(as_taken(origin, taken), state)
 
 
 def build(bundle: Bundle, source: str) -> nn.Module:

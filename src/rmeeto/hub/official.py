@@ -55,9 +55,7 @@ def read_official(path: Path | str, *, model: str | None = None, part: str | Non
             f"{path} is not called as a published file, so its network is not known; name it (--model vim_tiny)"
         )
     config_of(network)  # an unknown name is told before a large file is read
-    about = origin or named
-    state, taken = read_part(path, part=part, preferred=about.part if about else None)
-    state, extras = without_extras(state)
+    state, taken, extras = read_network(path, origin or named, part)
     notes = [f"weights of {path.name}" + (f", its part {taken}" if taken else "")]
     if extras:
         notes.append(f"left out what is no part of the network: {', '.join(extras)}")
@@ -67,6 +65,24 @@ def read_official(path: Path | str, *, model: str | None = None, part: str | Non
     if taken != origin.part and origin.part is not None:
         notes.append(f"the published accuracy is that of the part {origin.part}, so it is not recorded")
     return Converted(bundle_of(as_taken(origin, taken), state), tuple(notes))
+
+
+def read_network(
+    path: Path | str, origin: Origin | None, part: str | None = None
+) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
+    """A file's weights of a network.
+
+    Args:
+        path: the file.
+        origin: published weights of the network, by which the part of the file is chosen.
+        part: the part to take in any case.
+
+    Returns:
+        the weights, the part they were taken from, and the names of what was left out beside them.
+    """
+    state, taken = read_part(path, part=part, preferred=origin.part if origin else None)
+    extras = tuple(name for name in state if name.startswith(_EXTRAS))
+    return {name: value for name, value in state.items() if name not in extras}, taken, extras
 
 
 def published_as(file: str, model: str | None = None) -> Origin | None:
@@ -106,12 +122,6 @@ def bundle_of(origin: Origin, state: dict[str, Tensor]) -> Bundle:
         version=None,
         state=state,
     )
-
-
-def without_extras(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The network's own weights, and the names of what stood beside them."""
-    extras = tuple(name for name in state if name.startswith(_EXTRAS))
-    return {name: value for name, value in state.items() if name not in extras}, extras
 
 
 def _unpublished(network: str, state: dict[str, Tensor]) -> Bundle:

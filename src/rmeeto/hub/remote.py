@@ -99,11 +99,11 @@ def files_of(repo: str, hub: Hub) -> list[str]:
         return sorted(_api(hub).list_repo_files(repo))
 
 
-def upload(files: Mapping[str, bytes], repo: str, hub: Hub, *, message: str, private: bool) -> str:
+def upload(files: Mapping[str, bytes | Path], repo: str, hub: Hub, *, message: str, private: bool) -> str:
     """Put files into a repository in one commit; the repository is made if it is not there.
 
     Args:
-        files: name in the repository -> content.
+        files: name in the repository -> content, or the file that has it.
         repo: owner/name.
         hub: where to.
         message: of the commit.
@@ -117,7 +117,7 @@ def upload(files: Mapping[str, bytes], repo: str, hub: Hub, *, message: str, pri
     """
     from huggingface_hub import CommitOperationAdd
 
-    with _told(repo, repo, hub):
+    with _told(f"upload to {repo}", repo, hub, cure=f"check the network and {_LOG_IN}, then push again"):
         api = _api(hub)
         made = api.create_repo(repo, private=private, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
@@ -146,8 +146,8 @@ def _fetch(repo: str, file: str, hub: Hub, revision: str) -> Path:
 
 
 @contextmanager
-def _told(what: str, repo: str, hub: Hub) -> Iterator[None]:
-    """Tell what the hub or the network refuses in one line."""
+def _told(what: str, repo: str, hub: Hub, cure: str | None = None) -> Iterator[None]:
+    """Tell what the hub or the network refuses in one line; `cure` is for a network that is not there."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     try:
@@ -160,7 +160,7 @@ def _told(what: str, repo: str, hub: Hub) -> Iterator[None]:
     except _transport_errors() as error:
         if isinstance(error, RmeetoError):
             raise
-        raise WeightsError(_unreachable(error, what, repo, hub)) from None
+        raise WeightsError(_unreachable(error, what, hub, cure or _by_hand(repo))) from None
 
 
 def _refusal(error: Any, what: str, repo: str, hub: Hub) -> str:
@@ -184,15 +184,18 @@ def _refusal(error: Any, what: str, repo: str, hub: Hub) -> str:
     return f"{what}: {hub.address} answered {status} ({_line(error)}); {cure}"
 
 
-def _unreachable(error: Any, what: str, repo: str, hub: Hub) -> str:
+def _unreachable(error: Any, what: str, hub: Hub, cure: str) -> str:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    by_hand = f"download it by hand from https://huggingface.co/{repo} and use `rmeeto convert`"
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{what} is not on this machine and HF_HUB_OFFLINE forbids to ask; unset it, or {by_hand}"
+        return f"{what}: HF_HUB_OFFLINE forbids to ask {hub.address}; unset it, or {cure}"
+    return f"{what}: {hub.address} cannot be reached ({_line(error)}); {cure}"
+
+
+def _by_hand(repo: str) -> str:
     return (
-        f"{what}: {hub.address} cannot be reached ({_line(error)}) and this machine has no copy; check the network, "
-        f"set HF_ENDPOINT to a mirror, or {by_hand}"
+        f"there is no copy on this machine: set HF_ENDPOINT to a mirror, or download it by hand from "
+        f"https://huggingface.co/{repo} and use `rmeeto convert`"
     )
 
 

@@ -12,7 +12,8 @@ import torch
 
 from rmeeto.data import DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
-from rmeeto.hub import build, load_weights, read_model, read_weights
+from rmeeto.hub import build, load_weights, read_model
+from rmeeto.hub.official import read_network
 from rmeeto.models import Vim, create
 from rmeeto.models.configs import CONFIGS, config_of
 from rmeeto.models.embed import fit_positions
@@ -97,8 +98,8 @@ def other_names(model: tuple[str, ...] | None, data: tuple[str, ...]) -> str | N
         return None
     moved = "in another order" if sorted(model or ()) == sorted(data) else "otherwise"
     return (
-        f"the data names {len(pairs)} of {len(data)} classes {moved} than the model does ({pairs[0][1]!r} stands where "
-        f"the model has {pairs[0][0]!r}): labels are taken by place, so accuracies mean nothing unless these are the same"
+        f"the data names {len(pairs)} of {len(data)} classes {moved} than the model does ({pairs[0][1]!r} stands "
+        f"where the model has {pairs[0][0]!r}); labels go by place, so accuracies mean nothing unless these are the same"
     )
 
 
@@ -190,9 +191,9 @@ def _named(spec: ModelSpec, num_classes: int | None) -> Opened:
     if spec.weights is None:
         model = create(spec.model, **sizes)
     else:
-        state = fit_positions(read_weights(spec.weights), config)
+        state, _, _ = read_network(spec.weights, find(spec.model))
         model = create(spec.model, **sizes)
-        load_weights(model, state, spec.weights)
+        load_weights(model, fit_positions(state, config), spec.weights)
     return Opened(model.to(_device()).eval(), spec.model, form_for(spec))
 
 

@@ -84,9 +84,8 @@ def retrain(
     """
     require_trained(model)
     watch = watch or Unwatched()
-    opened, opened_data = open_with_images(
-        model, lambda form: open_data(fitting(data, recipe.micro_batch()), form), watch
-    )
+    fitted = fitting(data, recipe.micro_batch())
+    opened, opened_data = open_with_images(model, lambda form: open_data(fitted, form), watch)
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
     job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
