@@ -98,8 +98,8 @@ def other_names(model: tuple[str, ...] | None, data: tuple[str, ...]) -> str | N
         return None
     moved = "in another order" if sorted(model or ()) == sorted(data) else "otherwise"
     return (
-        f"the data names {len(pairs)} of {len(data)} classes {moved} than the model does ({pairs[0][1]!r} stands "
-        f"where the model has {pairs[0][0]!r}); labels go by place, so accuracies mean nothing unless these are the same"
+        f"the data names {len(pairs)} of {len(data)} classes {moved} than the model does ({pairs[0][1]!r} stands where "
+        f"the model has {pairs[0][0]!r}); labels go by place: unless they mean the same, accuracies say nothing"
     )
 
 
