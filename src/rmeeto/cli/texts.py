@@ -83,7 +83,7 @@ def models_text(found: Mapping[str, Any]) -> str:
     headers = ("model", "parameters", "input", "r", "top-1 %", "weights", "licence")
     how = (
         "top-1 as published, on ImageNet-1K or, of the k400 models, Kinetics-400; r: tokens that leave at each merge\n"
-        'rmeeto.load("vim_tiny.midclstok_in1k") or --model vim_tiny.midclstok_in1k downloads weights, '
+        'rmeeto.load("vim_tiny.midclstok_in1k") or --model vim_tiny.midclstok_in1k downloads them; '
         "`rmeeto convert` reads a file"
     )
     return f"{Table.of(headers, rows).to_text()}\n\n{how}"

@@ -139,7 +139,7 @@ def require_trained(spec: ModelSpec) -> None:
     """
     if spec.model in CONFIGS and spec.weights is None:
         published = find(spec.model)
-        where = f", or its published weights as {published.name}" if published else ""
+        where = f", or its published weights as {published.short}.{published.tag}" if published else ""
         raise SettingsError(
             f"{spec.model} comes without trained weights; add --weights, or name a model's folder{where}"
         )

@@ -36,6 +36,7 @@ class Job:
         speed: how it is timed.
         output: folder for all that is made.
         both_places: whether the other rule for the class token's place is evaluated as well.
+        note: what a reader of the result must know, one sentence.
     """
 
     opened: Opened
@@ -47,6 +48,7 @@ class Job:
     speed: SpeedSpec
     output: Path
     both_places: bool = False
+    note: str | None = None
 
 
 def retrain(
@@ -128,6 +130,7 @@ def _result(
         "kind": "result",
         "model": opened.name,
         "data": job.data.spec.data,
+        **({} if job.note is None else {"note": job.note}),
         "images": {"train": len(job.data.train), "validation": len(job.data.val)},
         "schedule": list(job.schedule.removals),
         "reduction": job.settings.to_dict(),
