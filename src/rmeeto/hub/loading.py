@@ -103,7 +103,9 @@ def bundle_folder(path: Path | str) -> Path:
         if inside and (folder / CONFIG).is_file():
             return folder
     found = "holds no config.json" if path.exists() else "does not exist"
-    raise WeightsError(f"model folder {path} {found}; name one with config.json and model.safetensors")
+    raise WeightsError(
+        f"model folder {path} {found}; name one with config.json and model.safetensors, or hf-hub:owner/name"
+    )
 
 
 def _take_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
