@@ -36,7 +36,7 @@ OPTIONS = {
     "demo": "json output quick",
     "doctor": "json",
     "models": "json",
-    "convert": "FILE json model output part",
+    "convert": "FILE img_size json model output part",
     "push": "FOLDER REPO dry_run json license private",
     "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} json output resume",
     "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} json output resume",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from rmeeto.errors import RmeetoError, SettingsError, WeightsError
+from rmeeto.errors import OutputError, RmeetoError, SettingsError, WeightsError
 from rmeeto.hub import Hub, load, save_bundle, upload
 from rmeeto.models import create
 from rmeeto.reduction import attached
@@ -153,6 +153,14 @@ def test_without_a_network_it_is_told_at_once(
     with pytest.raises(WeightsError, match=told) as caught:
         ask(Hub(endpoint=_nobody(), cache_dir=tmp_path, token="hf_test"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_no_broken_network(near: Hub, far: LocalHub, tmp_path: Path) -> None:
+    """A file stands where the downloads should be kept."""
+    _bundle(far.root / "me" / "nano")
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot keep config\.json of me/nano: .*; free some space, or name another"):
+        load("hf-hub:me/nano", hub=near)
 
 
 def test_offline_by_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

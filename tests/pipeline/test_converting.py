@@ -13,7 +13,7 @@ from timm.models import is_model, register_model
 
 import rmeeto
 from rmeeto import pipeline
-from rmeeto.errors import OutputError, WeightsError
+from rmeeto.errors import OutputError, SettingsError, ShapeError, WeightsError
 from rmeeto.models import Vim, create
 from rmeeto.reduction import attached, detach
 
@@ -101,6 +101,18 @@ def test_a_users_own_file(tmp_path: Path) -> None:
     assert isinstance(again, Vim)
     assert again.num_classes == 4
     assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_a_file_of_another_input_size(tmp_path: Path) -> None:
+    torch.save({"model": create("vim_nano", img_size=20).state_dict()}, tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match=r"pos_embed is 1x101x64 and the model's is 1x197x64.*the file's input size"):
+        pipeline.convert(tmp_path / "mine.pth", tmp_path / "out", model="vim_nano")
+    pipeline.convert(tmp_path / "mine.pth", tmp_path / "out", model="vim_nano", img_size=20)
+    assert rmeeto.load(tmp_path / "out").pretrained_cfg["input_size"] == (1, 20, 20)
+    with pytest.raises(ShapeError, match="21x21 does not fit patches of 2"):
+        pipeline.convert(tmp_path / "mine.pth", tmp_path / "new", model="vim_nano", img_size=21)
+    with pytest.raises(SettingsError, match="was published for 224 pixels; leave out img_size"):
+        pipeline.convert("vim_t_midclstok_76p1acc.pth", tmp_path / "new", img_size=448)
 
 
 def test_another_models_file_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

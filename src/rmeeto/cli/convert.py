@@ -20,6 +20,8 @@ Examples:
     rmeeto convert vim_b_midclstok_81p9acc.pth --output models/vim_base
 
     rmeeto convert checkpoint.pth --model vim_tiny --part model_ema --output models/mine
+
+    rmeeto convert videomamba_t16_in1k_res448.pth --model videomamba_tiny --img-size 448 --output models/448
 """
 
 
@@ -30,10 +32,13 @@ def command(
     part: Annotated[
         str | None, typer.Option(help="entry of the file to take; none takes the one that was published")
     ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="side of the input it was trained with; none takes the network's own")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was done as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
     from rmeeto.pipeline.converting import convert
 
-    done = convert(file, output, model=model, part=part)
+    done = convert(file, output, model=model, part=part, img_size=img_size)
     show(conversion_text(done), done, as_json=as_json)

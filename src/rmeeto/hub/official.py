@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +32,9 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def read_official(path: Path | str, *, model: str | None = None, part: str | None = None) -> Converted:
+def read_official(
+    path: Path | str, *, model: str | None = None, part: str | None = None, img_size: int | None = None
+) -> Converted:
     """Read a weight file of a named network, without running code from it.
 
     A file that is called as a published one is taken for it: schedule, licence and accuracy come with it. Of any
@@ -41,9 +44,11 @@ def read_official(path: Path | str, *, model: str | None = None, part: str | Non
         path: the file.
         model: the network's name, with a tag or without; None goes by the file's name.
         part: the entry of the file to take; None takes the one whose accuracy was published, where it has it.
+        img_size: side of the square input that the weights were trained with; None takes the network's own.
 
     Raises:
         SettingsError: the network is unknown, or neither named nor known by the file's name.
+        ShapeError: the patches do not fill such an image.
         WeightsError: the file is missing, cut, asks to run code, or holds no weights.
     """
     path = Path(path)
@@ -54,13 +59,16 @@ def read_official(path: Path | str, *, model: str | None = None, part: str | Non
         raise SettingsError(
             f"{path} is not called as a published file, so its network is not known; name it (--model vim_tiny)"
         )
-    config_of(network)  # an unknown name is told before a large file is read
+    sizes = {} if img_size is None else {"img_size": [img_size, img_size]}
+    config_of(network, sizes)  # an unknown name is told before a large file is read
+    if origin is not None and img_size not in (None, origin.input_size[-1]):
+        raise SettingsError(f"{path.name} was published for {origin.input_size[-1]} pixels; leave out img_size")
     state, taken, extras = read_network(path, origin or named, part)
     notes = [f"weights of {path.name}" + (f", its part {taken}" if taken else "")]
     if extras:
         notes.append(f"left out what is no part of the network: {', '.join(extras)}")
     if origin is None:
-        return Converted(_unpublished(network, state), tuple(notes))
+        return Converted(_unpublished(network, state, sizes), tuple(notes))
     notes.append(f"taken for {origin.name} of {origin.repo} by the file's name")
     if taken != origin.part and origin.part is not None:
         notes.append(f"the published accuracy is that of the part {origin.part}, so it is not recorded")
@@ -124,9 +132,9 @@ def bundle_of(origin: Origin, state: dict[str, Tensor]) -> Bundle:
     )
 
 
-def _unpublished(network: str, state: dict[str, Tensor]) -> Bundle:
+def _unpublished(network: str, state: dict[str, Tensor], given: dict[str, Any]) -> Bundle:
     """Weights of which the network is known; they may tell other classes apart than it does by default."""
-    sizes, bias = {}, state.get("head.bias")
+    sizes, bias = dict(given), state.get("head.bias")
     if bias is not None and bias.ndim == 1 and len(bias) != config_of(network).num_classes:
         sizes["num_classes"] = len(bias)
     config = config_of(network, sizes)

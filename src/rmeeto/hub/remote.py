@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import rmeeto
-from rmeeto.errors import RmeetoError, SettingsError, WeightsError
+from rmeeto.errors import OutputError, RmeetoError, SettingsError, WeightsError
 from rmeeto.hub.bundle import CONFIG, WEIGHTS
 from rmeeto.models.origins import Origin
 
 _DEFAULT = "main"
+# What a disk refuses; every other OSError here is the network's.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -130,7 +133,7 @@ def _fetch(repo: str, file: str, hub: Hub, revision: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     where: dict[str, Any] = {"repo_id": repo, "filename": file, "revision": revision}
-    how: dict[str, Any] = {"token": hub.token, **_library(), "endpoint": hub.endpoint}
+    how: dict[str, Any] = {"token": hub.token, **_library()}
     with _told(f"{file} of {repo}", repo, hub):
         try:
             # Asked first by a call that does not repeat itself: without a network the download tries for 23 seconds.
@@ -142,7 +145,8 @@ def _fetch(repo: str, file: str, hub: Hub, revision: str) -> Path:
                 return Path(hf_hub_download(**where, cache_dir=hub.cache_dir, local_files_only=True))
             except LocalEntryNotFoundError:
                 raise error from None
-        return Path(hf_hub_download(**where, **how, cache_dir=hub.cache_dir, etag_timeout=hub.timeout))
+        kept: dict[str, Any] = {"cache_dir": hub.cache_dir, "etag_timeout": hub.timeout}
+        return Path(hf_hub_download(**where, **how, **kept, endpoint=hub.endpoint))
 
 
 @contextmanager
@@ -160,6 +164,9 @@ def _told(what: str, repo: str, hub: Hub, cure: str | None = None) -> Iterator[N
     except _transport_errors() as error:
         if isinstance(error, RmeetoError):
             raise
+        if getattr(error, "errno", None) in _OF_THE_DISK:
+            line = f"cannot keep {what}: {_line(error)}; free some space, or name another place with HF_HOME"
+            raise OutputError(line) from None
         raise WeightsError(_unreachable(error, what, hub, cure or _by_hand(repo))) from None
 
 
