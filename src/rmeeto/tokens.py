@@ -25,12 +25,16 @@ class Features:
         B: per direction (b, n, s) input matrices of the scan.
         C: per direction (b, n, s) output matrices of the scan.
         delta: per direction (b, n, e) time steps before bias and softplus.
+        q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` one of them.
     """
 
     hidden: Float[Tensor, "b n c"]
     B: tuple[Float[Tensor, "b n s"], ...] = ()
     C: tuple[Float[Tensor, "b n s"], ...] = ()
     delta: tuple[Float[Tensor, "b n e"], ...] = ()
+    q: tuple[Float[Tensor, "b n d"], ...] = ()
+    k: tuple[Float[Tensor, "b n d"], ...] = ()
+    v: tuple[Float[Tensor, "b n d"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Tokens:
         places: (b, k) int64, where the protected tokens stand; column 0 is the class token.
         size: (b, n) float32, how many input tokens each token stands for; None means one each.
         time: (b, n) float32, the factor on A in the scan; None means one each.
+        weight: (b, n) float32, as how many keys each token counts in attention; None means one each.
         features: what the last mixer computed; None before the first block.
     """
 
@@ -49,6 +54,7 @@ class Tokens:
     places: Int[Tensor, "b k"]
     size: Float[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
+    weight: Float[Tensor, "b n"] | None = None
     features: Features | None = None
 
     def sizes(self) -> Float[Tensor, "b n"]:
@@ -60,7 +66,11 @@ class Tokens:
 
 @runtime_checkable
 class Slotted(Protocol):
-    """A model with a slot after each block: what reduction needs to know of a model."""
+    """A model with a slot after each block: what reduction needs to know of a model.
+
+    What stands in a slot may say by an attribute `reads` which of the `Features` it compares; a block that would have
+    to do more than usual for a feature does it only then.
+    """
 
     slots: nn.ModuleList
 

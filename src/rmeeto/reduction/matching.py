@@ -1,7 +1,7 @@
 """Who merges into whom (arXiv 2412.12496, section 3; bipartite soft matching of arXiv 2210.09461).
 
-Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are the even rows, destinations
-the odd ones. Letters: b batch, S sources, D destinations, d width of the compared feature.
+Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are every second row, usually the
+even ones, destinations the others. Letters: b batch, S sources, D destinations, d width of the compared feature.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Matching:
 
 
 @torch.no_grad()
-def match(patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1) -> Matching:
+def match(
+    patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1, first: int = 0
+) -> Matching:
     """Let every source choose its `rank`-th most similar destination.
 
     Args:
@@ -41,9 +43,10 @@ def match(patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", ra
             in float32 (float64 for float64).
         similarity: cosine, or minus a distance of the normalised rows.
         rank: 1 for the best; cut to the number of destinations.
+        first: row of the first source, 0 or 1.
     """
     rows = F.normalize(patches.to(torch.promote_types(patches.dtype, torch.float32)), dim=-1)
-    scores = _scores(rows[:, 0::2], rows[:, 1::2], similarity)
+    scores = _scores(rows[:, first::2], rows[:, 1 - first :: 2], similarity)
     rank = min(rank, scores.shape[-1])
     if rank == 1:
         best, chosen = scores.max(dim=-1)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError
-from rmeeto.reduction.features import compared
-from rmeeto.reduction.matching import match
+from rmeeto.reduction.matchers import matcher_of
 from rmeeto.reduction.ordering import new_map, patch_rows
-from rmeeto.reduction.settings import Settings
+from rmeeto.reduction.plan import Sight
+from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.schedule import Schedule, removable
 from rmeeto.tokens import TokenMap, Tokens
 
@@ -22,19 +22,17 @@ class Planner(nn.Module):
     def __init__(self, removal: int, settings: Settings, block: int) -> None:
         super().__init__()
         self.removal, self.settings, self.block = removal, settings, block
+        self.matcher = matcher_of(settings.matcher)
 
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> TokenMap:
         settings, n = self.settings, tokens.x.shape[1]
         r = removable(n, self.removal, tokens.places.shape[1])
-        feature = compared(tokens, settings.feature)
         rows = self._shuffled(patch_rows(tokens.places, n))
-        patches = feature.flatten(0, 1).index_select(0, _flat(rows, n)).view(*rows.shape, feature.shape[-1])
         return new_map(
-            match(patches, settings.similarity, settings.rank),
+            self.matcher(Sight(tokens, rows, settings, self.block), r),
             rows,
             tokens.places,
-            r,
             order=settings.order,
             class_place=settings.class_place,
             prune=settings.mode == "prune",
@@ -77,6 +75,11 @@ class Reducer(nn.Module):
             return tokens
         return merged(tokens, self.planner(tokens), self.settings)
 
+    @property
+    def reads(self) -> Feature:
+        """The feature that is compared (see `rmeeto.tokens.Slotted`)."""
+        return self.settings.feature
+
     def extra_repr(self) -> str:
         return f"removal={self.removal}"
 
@@ -90,6 +93,7 @@ def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
         places=mapping.move(tokens.places),
         size=size,
         time=size if settings.size_aware_scan else None,
+        weight=size if settings.proportional_attention else None,
         features=None,
     )
 
@@ -103,8 +107,3 @@ def _merged_values(tokens: Tokens, mapping: TokenMap, settings: Settings) -> tup
     hidden = tokens.features.hidden
     stream, size = mapping.merge(tokens.x - hidden, tokens.sizes(), settings.mode)
     return stream + mapping.merge(hidden, tokens.sizes(), settings.mode)[0], size
-
-
-def _flat(rows: Tensor, n: int) -> Tensor:
-    """(b, N) places -> (b * N,) rows of a batch laid end to end."""
-    return (rows + torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * n).flatten()

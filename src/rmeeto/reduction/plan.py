@@ -1,0 +1,69 @@
+"""What a matcher sees, and what it answers.
+
+Patch tokens, the protected ones left out, are numbered by rows 0 .. N-1 in sequence order.
+Letters: b batch, n tokens, N patch tokens, k protected tokens, r tokens that leave, d width of a feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rmeeto._shapes import Float, Int
+from rmeeto.reduction.features import compared
+from rmeeto.reduction.settings import Settings
+from rmeeto.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which patch tokens leave, and whom each joins; where tokens are pruned, nobody is joined.
+
+    Attributes:
+        leaving: (b, r) int64, rows that leave, each once.
+        joined: (b, r) int64, the row that each of them joins, one that stays.
+        heads: (b, h) int64, staying rows that an unordered sequence begins with, in this order; the others that stay
+            follow by sequence.
+    """
+
+    leaving: Int[Tensor, "b r"]
+    joined: Int[Tensor, "b r"]
+    heads: Int[Tensor, "b h"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a matcher may look at.
+
+    Attributes:
+        tokens: the tokens as they stand in the slot.
+        rows: (b, N) int64, the place in the sequence of each patch token.
+        settings: how the user wants it.
+        block: number of the block in front.
+    """
+
+    tokens: Tokens
+    rows: Int[Tensor, "b N"]
+    settings: Settings
+    block: int = 0
+
+    def patches(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b N d"]:
+        """(b, n, d) values of all tokens -> (b, N, d) those of the patch tokens, row by row."""
+        first = torch.arange(self.rows.shape[0], device=self.rows.device).unsqueeze(1) * values.shape[1]
+        flat = values.flatten(0, 1).index_select(0, (self.rows + first).flatten())
+        return flat.view(*self.rows.shape, values.shape[-1])
+
+    def compared(self) -> Float[Tensor, "b N d"]:
+        """(b, N, d) the feature that the settings name, of the patch tokens.
+
+        Raises:
+            SettingsError: the tokens carry no such feature.
+        """
+        return self.patches(compared(self.tokens, self.settings.feature))
+
+    @property
+    def first_source(self) -> int:
+        """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
+        return self.tokens.places.shape[1] % 2 if self.settings.split == "sequence" else 0
