@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmeeto.errors import RmeetoError
     from rmeeto.hub import load
-    from rmeeto.models import create
+    from rmeeto.models import adopt, create, release
     from rmeeto.reduction import Settings, attach, detach, detached, trace
     from rmeeto.schedule import Schedule
     from rmeeto.tokens import TokenMap, Tokens
@@ -32,11 +32,13 @@ _HOMES = {
     "Settings": "rmeeto.reduction",
     "TokenMap": "rmeeto.tokens",
     "Tokens": "rmeeto.tokens",
+    "adopt": "rmeeto.models",
     "attach": "rmeeto.reduction",
     "create": "rmeeto.models",
     "detach": "rmeeto.reduction",
     "detached": "rmeeto.reduction",
     "load": "rmeeto.hub",
+    "release": "rmeeto.models",
     "trace": "rmeeto.reduction",
 }
 
@@ -47,11 +49,13 @@ __all__ = [
     "TokenMap",
     "Tokens",
     "__version__",
+    "adopt",
     "attach",
     "create",
     "detach",
     "detached",
     "load",
+    "release",
     "trace",
 ]
 
