@@ -25,7 +25,7 @@ class Features:
         B: per direction (b, n, s) input matrices of the scan.
         C: per direction (b, n, s) output matrices of the scan.
         delta: per direction (b, n, e) time steps before bias and softplus.
-        q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` one of them.
+        q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` them.
     """
 
     hidden: Float[Tensor, "b n c"]

@@ -12,6 +12,7 @@ from torch import nn
 import rmeeto.reduction
 from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.reduction import Settings, attach, attached, detach, detached
+from rmeeto.reduction.matchers import MATCHERS
 from rmeeto.schedule import Schedule
 from rmeeto.tokens import Slotted
 
@@ -102,7 +103,14 @@ def test_several_protected_tokens_survive_every_merge(k):
     assert torch.equal(tokens.sizes().gather(1, tokens.places), torch.ones(3, k))
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(order="unordered", mode="prune"), Settings(mode="amin")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(order="unordered", mode="prune"),
+        Settings(mode="amin"),
+        *(Settings(matcher=matcher) for matcher in MATCHERS if matcher != "random"),  # draws are no part of a graph
+    ],
+)
 def test_exports_as_one_graph(settings):
     model = attach(StandIn(), SCHEDULE, settings).eval()
     with torch.no_grad():

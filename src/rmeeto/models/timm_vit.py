@@ -146,7 +146,8 @@ class _AdoptedBlock(_Adopted):
         slot, heads = self._slots[self._place], {}
 
         def attend(normed: Tensor) -> Tensor:
-            if getattr(slot, "reads", None) not in ("q", "k", "v") or type(self.attn).forward is not Attention.forward:
+            asked = set("qkv") & set(getattr(slot, "reads", ()))
+            if not asked or type(self.attn).forward is not Attention.forward:
                 return self.attn(normed, attn_mask=attn_mask, is_causal=is_causal)
             qkv = self.attn.qkv(normed)
             heads.update(_heads(qkv, self.attn.head_dim))

@@ -37,7 +37,7 @@ def new_map(
         plan: who leaves and who joins whom, by rows.
         rows: (b, N) the place in the sequence of each row.
         places: (b, k) places of the protected tokens, each alone in its group.
-        order: how the groups are ordered.
+        order: how the groups are ordered; "shuffled" as "ordered", for `shuffled_map` to follow.
         class_place: how the protected tokens are put back.
         prune: leaving rows weigh nothing instead of joining.
 
@@ -49,7 +49,7 @@ def new_map(
     numbers = _numbers(plan, counted, order)
     standing = places.sort(dim=1).values
     if class_place == "official":
-        standing_new = _official_places(standing, n if order == "ordered" else plan.heads.shape[1] + r, r)
+        standing_new = _official_places(standing, n if order != "unordered" else plan.heads.shape[1] + r, r)
         if order == "unordered":
             standing_new = standing_new.clamp(max=plan.heads.shape[1])
     else:
@@ -62,16 +62,24 @@ def new_map(
     return TokenMap(index, n - r, kept)
 
 
+def shuffled_map(places: Int[Tensor, "b k"], tokens: int, generator: torch.Generator) -> TokenMap:
+    """The map under which all but the tokens at (b, k) places change places among themselves, alike in each image."""
+    rows = patch_rows(places, tokens)
+    permutation = torch.randperm(rows.shape[1], generator=generator).to(rows.device)
+    same = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
+    return TokenMap(same.scatter(1, rows, rows[:, permutation]), tokens)
+
+
 def _counted(plan: Plan, rows: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
     """(b, N) ones for the rows that stay; where order is not kept, for the heads of the new sequence only."""
-    if order == "ordered":
+    if order != "unordered":
         return torch.ones_like(rows).scatter(1, plan.leaving, 0)
     return torch.zeros_like(rows).scatter(1, plan.heads, 1)
 
 
 def _numbers(plan: Plan, counted: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
     """(b, N) new number of each row among the patches: that of the row it joins, if it leaves."""
-    if order == "ordered":
+    if order != "unordered":
         numbers = counted.cumsum(1) - 1
     else:
         heads = plan.heads.shape[1]

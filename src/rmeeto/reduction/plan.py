@@ -6,15 +6,20 @@ Letters: b batch, n tokens, N patch tokens, k protected tokens, r tokens that le
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rmeeto._shapes import Float, Int
 from rmeeto.reduction.features import compared
-from rmeeto.reduction.settings import Settings
+from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.tokens import Tokens
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,35 @@ class Sight:
         flat = values.flatten(0, 1).index_select(0, (self.rows + first).flatten())
         return flat.view(*self.rows.shape, values.shape[-1])
 
-    def compared(self) -> Float[Tensor, "b N d"]:
-        """(b, N, d) the feature that the settings name, of the patch tokens.
+    def compared(self, feature: Feature | None = None) -> Float[Tensor, "b N d"]:
+        """(b, N, d) a feature of the patch tokens; None means the one that the settings name.
 
         Raises:
             SettingsError: the tokens carry no such feature.
         """
-        return self.patches(compared(self.tokens, self.settings.feature))
+        return self.patches(compared(self.tokens, feature or self.settings.feature))
 
     @property
     def first_source(self) -> int:
         """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
         return self.tokens.places.shape[1] % 2 if self.settings.split == "sequence" else 0
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU that depends on seed, block and purpose only."""
+        return drawing(self.settings.seed, self.block, purpose)
+
+
+def drawing(seed: int, block: int, purpose: str) -> torch.Generator:
+    """A generator of its own: neither the global one nor another block's draws are touched."""
+    # torch's CPU generator reads 32 bits of a seed, so that a sum of large products would collide.
+    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed} {block}".encode()))
+
+
+def reading(*features: Feature) -> Callable[[F], F]:
+    """Mark a matcher that reads features of its own beside the one that the settings name."""
+
+    def mark(matcher: F) -> F:
+        matcher.reads = features  # type: ignore[attr-defined]
+        return matcher
+
+    return mark

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError
 from rmeeto.reduction.matchers import matcher_of
-from rmeeto.reduction.ordering import new_map, patch_rows
-from rmeeto.reduction.plan import Sight
+from rmeeto.reduction.ordering import new_map, patch_rows, shuffled_map
+from rmeeto.reduction.plan import Sight, drawing
 from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.schedule import Schedule, removable
 from rmeeto.tokens import TokenMap, Tokens
@@ -29,7 +29,7 @@ class Planner(nn.Module):
         settings, n = self.settings, tokens.x.shape[1]
         r = removable(n, self.removal, tokens.places.shape[1])
         rows = self._shuffled(patch_rows(tokens.places, n))
-        return new_map(
+        mapping = new_map(
             self.matcher(Sight(tokens, rows, settings, self.block), r),
             rows,
             tokens.places,
@@ -37,6 +37,10 @@ class Planner(nn.Module):
             class_place=settings.class_place,
             prune=settings.mode == "prune",
         )
+        if settings.order != "shuffled":
+            return mapping
+        generator = drawing(settings.seed, self.block, "order")
+        return mapping.then(shuffled_map(mapping.move(tokens.places), mapping.length, generator))
 
     def _shuffled(self, rows: Tensor) -> Tensor:
         """(b, N) rows, a share of them permuted among themselves, alike for the whole batch."""
@@ -76,9 +80,9 @@ class Reducer(nn.Module):
         return merged(tokens, self.planner(tokens), self.settings)
 
     @property
-    def reads(self) -> Feature:
-        """The feature that is compared (see `rmeeto.tokens.Slotted`)."""
-        return self.settings.feature
+    def reads(self) -> tuple[Feature, ...]:
+        """The features that are compared (see `rmeeto.tokens.Slotted`)."""
+        return (self.settings.feature, *getattr(self.planner.matcher, "reads", ()))
 
     def extra_repr(self) -> str:
         return f"removal={self.removal}"

@@ -12,7 +12,7 @@ from rmeeto.schedule import MergeMode
 
 Feature = Literal["hidden", "B", "C", "delta", "q", "k", "v", "x"]
 Similarity = Literal["cosine", "l1", "l2"]
-Order = Literal["ordered", "unordered"]
+Order = Literal["ordered", "unordered", "shuffled"]
 ClassPlace = Literal["exact", "official"]
 Split = Literal["patches", "sequence"]
 
@@ -31,7 +31,9 @@ class Settings:
     """R-MeeTo's method and its published variants; the defaults are what we train with.
 
     Attributes:
-        matcher: who leaves, and whom it joins: "bipartite", the most similar of every second token (the method).
+        matcher: who leaves for whom: "bipartite", the most similar of every second token (the method); "adjacent", the
+            same among neighbours only; "importance", those of least delta for their most similar; "class_token",
+            those least like the class token for one of them; "random".
         feature: what is compared: "hidden" (the paper's X: the last mixer's output before the residual sum, in a ViT
             the stream after attention); a scan's "B", "C" or "delta", the directions averaged; a ViT's "q", "k" or
             "v", the heads averaged; or "x", the residual stream.
@@ -40,7 +42,8 @@ class Settings:
         mode: "sum" is the size-weighted mean whose sizes add up; "mean", "amax" and "amin" forget the sizes;
             "prune" drops the sources.
         order: "ordered" keeps the sequence, a group stands where its destination stood; "unordered" puts the
-            staying sources, the most similar first, before the destinations (an ablation: Mamba suffers).
+            staying sources, the most similar first, before the destinations (an ablation: Mamba suffers); "shuffled"
+            orders the groups at random.
         class_place: "exact" puts a protected token after exactly the kept tokens that stood before it; "official"
             at floor(p (n - r) / n), which published weights were re-trained with (one protected token only).
         split: which tokens may leave: "patches", every second patch token from the first on (Vision Mamba), or
@@ -50,7 +53,8 @@ class Settings:
         proportional_attention: later attention layers count a token as often as it stands for (log size added to
             its keys); a ViT's counterpart of size_aware_scan, and of no meaning to a Mamba.
         shuffle: share of the patch tokens that change places among themselves before each merge (analysis).
-        seed: chooses the permutations of `shuffle`; the same in every forward pass.
+        seed: chooses what is random (matcher "random", order "shuffled", `shuffle`): another draw in each block, the
+            same for all images of a batch and in every forward pass.
 
     Raises:
         SettingsError: an unknown choice, a rank below 1, or a share outside 0..1.

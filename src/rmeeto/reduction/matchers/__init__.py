@@ -20,6 +20,10 @@ else:
 
 MATCHERS: dict[str, str | Matcher] = {
     "bipartite": "rmeeto.reduction.matchers.bipartite",
+    "adjacent": "rmeeto.reduction.matchers.adjacent",
+    "importance": "rmeeto.reduction.matchers.importance",
+    "class_token": "rmeeto.reduction.matchers.class_token",
+    "random": "rmeeto.reduction.matchers.random",
 }
 
 
