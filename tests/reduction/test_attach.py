@@ -35,7 +35,14 @@ def test_attach_and_detach_leave_outputs_and_names_unchanged():
     assert all(type(slot) is nn.Identity for slot in model.slots)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(size_aware_scan=True, shuffle=1.0), Settings(mode="amax")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(size_aware_scan=True, shuffle=1.0, order="shuffled"),
+        Settings(mode="amax"),
+        *(Settings(matcher=matcher) for matcher in MATCHERS),
+    ],
+)
 def test_r_of_0_is_the_identity_bit_for_bit(settings):
     model = StandIn()
     before = model(X)
@@ -94,9 +101,12 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(model, schedule, setti
         assert attached(model) is None
 
 
+@pytest.mark.parametrize("matcher", MATCHERS)
 @pytest.mark.parametrize("k", [0, 1, 2, 3])
-def test_several_protected_tokens_survive_every_merge(k):
-    model = attach(StandIn(k=k), Schedule.of([9, 9, 9, 9]))
+def test_several_protected_tokens_survive_every_merge(k, matcher):
+    if matcher == "class_token" and k == 0:
+        return
+    model = attach(StandIn(k=k), Schedule.of([9, 9, 9, 9]), Settings(matcher=matcher))
     tokens = model.tokens(X)
     assert tokens.x.shape[1] == Schedule.of([9, 9, 9, 9]).final_length(20, protected=k)
     assert torch.equal(tokens.sizes().sum(1), torch.full((3,), 20.0))

@@ -8,23 +8,19 @@ weights of the merge (sizes, as everywhere). `mode="prune"` drops the least impo
 
 from __future__ import annotations
 
+from rmeeto.reduction.features import compared
 from rmeeto.reduction.matching import best_of, normalised, scores
-from rmeeto.reduction.plan import Plan, Sight, reading
+from rmeeto.reduction.plan import Plan, Sight, at_rows, reading
 
 
 @reading("delta")
 def plan(sight: Sight, r: int) -> Plan:
     """The r patch tokens of the least mean delta join the staying ones most similar to them (of the rank-th rank)."""
     settings = sight.settings
-    importance = sight.compared("delta").float().mean(dim=-1)
+    importance = sight.patches(compared(sight.tokens, "delta").float().mean(dim=-1, keepdim=True)).squeeze(-1)
     ranking = importance.argsort(dim=1, stable=True)
     leaving, staying = ranking[:, :r], ranking[:, r:]
     rows = normalised(sight.compared())
-    wide = rows.shape[-1]
-    similarities = scores(
-        rows.gather(1, leaving.unsqueeze(-1).expand(-1, -1, wide)),
-        rows.gather(1, staying.unsqueeze(-1).expand(-1, -1, wide)),
-        settings.similarity,
-    )
+    similarities = scores(at_rows(rows, leaving), at_rows(rows, staying), settings.similarity)
     joined = staying.gather(1, best_of(similarities, settings.rank)[1])
     return Plan(leaving, joined, staying.flip(1))
