@@ -267,6 +267,12 @@ def test_compiles_without_a_break(settings):
         torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
 
 
+def test_exports_as_one_graph():
+    model, x = attach(adopt(vit("distilled")), SCHEDULE, VIT), images()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_half_precision(fused):
     model, x = attach(adopt(vit(fused=fused)), SCHEDULE, VIT), images()

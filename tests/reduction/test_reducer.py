@@ -236,6 +236,23 @@ def test_images_do_not_influence_each_other(matcher, order):
         torch.testing.assert_close(alone.x[0], together.x[image])
 
 
+@given(tokens=loads, method=methods, r=st.integers(1, 6), later=st.integers(1, 6))
+@PROPERTY
+def test_two_merges_are_one_by_the_composed_map(tokens, method, r, later):
+    """Of any reducer whose merge is a weighted mean: one merge by both maps gives the same tokens."""
+    first, second = Reducer(r, method), Reducer(later, method, block=1)
+    between = first(tokens)
+    if removable(between.x.shape[1], later, between.places.shape[1]) == 0:
+        return
+    between = replace(between, features=random_tokens(*between.x.shape[:2], between.places.shape[1]).features)
+    composed = first.planner(tokens).then(second.planner(between))
+    out = second(between)
+    x, size = composed.merge(tokens.x, tokens.sizes())
+    torch.testing.assert_close(x, out.x, atol=1e-5, rtol=1e-5)
+    assert torch.equal(size, out.sizes())
+    assert torch.equal(composed.move(tokens.places), out.places)
+
+
 @pytest.mark.parametrize("settings", [{"matcher": "random"}, {"order": "shuffled"}])
 def test_chance_is_the_same_each_time_and_differs_by_seed_and_block(settings):
     tokens = random_tokens(n=41)
