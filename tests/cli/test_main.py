@@ -49,7 +49,7 @@ REFUSED = [
     (f"{RETRAIN} --model model --data four --output new", "model tells 3 classes apart and the data has 4"),
     # models and weights
     ("evaluate", "vim_nano comes without trained weights; add --weights"),
-    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of vim_base, vim_nano, vim_small, vim_tiny"),
+    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of videomamba_base, "),
     ("evaluate --model photos", "model folder photos holds no config.json"),
     ("evaluate --model cut-model", "weight file cut-model/model.safetensors is cut short"),
     (f"evaluate {NANO} --data photos --weights cut.safetensors", "weight file cut.safetensors is cut short"),
