@@ -1,6 +1,7 @@
 """rmeeto makes a Vision Mamba faster in minutes.
 
     model = rmeeto.load("runs/demo")                                    # a merged model, schedule attached
+    model = rmeeto.load("vim_tiny")                                     # published weights, downloaded
     model = rmeeto.create("vim_tiny", num_classes=100)                  # random weights
     rmeeto.attach(model, rmeeto.Schedule.constant(5, model.config.depth))
     with rmeeto.detached(model):                                        # the un-merged teacher
@@ -22,13 +23,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rmeeto.errors import RmeetoError
-    from rmeeto.hub import load
+    from rmeeto.hub import Hub, load
     from rmeeto.models import create
+    from rmeeto.pipeline import push_to_hub
     from rmeeto.reduction import Settings, attach, detach, detached, trace
     from rmeeto.schedule import Schedule
     from rmeeto.tokens import TokenMap, Tokens
 
 _HOMES = {
+    "Hub": "rmeeto.hub",
     "RmeetoError": "rmeeto.errors",
     "Schedule": "rmeeto.schedule",
     "Settings": "rmeeto.reduction",
@@ -39,10 +42,12 @@ _HOMES = {
     "detach": "rmeeto.reduction",
     "detached": "rmeeto.reduction",
     "load": "rmeeto.hub",
+    "push_to_hub": "rmeeto.pipeline",
     "trace": "rmeeto.reduction",
 }
 
 __all__ = [
+    "Hub",
     "RmeetoError",
     "Schedule",
     "Settings",
@@ -54,6 +59,7 @@ __all__ = [
     "detach",
     "detached",
     "load",
+    "push_to_hub",
     "trace",
 ]
 

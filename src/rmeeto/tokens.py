@@ -5,15 +5,41 @@ Letters: b batch, n tokens, m tokens after a merge, c model width, e inner width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from rmeeto._shapes import Bool, Float, Int
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.schedule import MergeMode
+
+
+class TimeSteps(Sequence[Tensor]):
+    """Per direction (b, n, e) time steps W dt, before bias and softplus, made when they are asked for.
+
+    Args:
+        dt: per direction (b, n, R).
+        weight: per direction (e, R).
+    """
+
+    def __init__(self, dt: Sequence[Tensor], weight: Sequence[Tensor]) -> None:
+        self._dt, self._weight = tuple(dt), tuple(weight)
+
+    def __len__(self) -> int:
+        return len(self._dt)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return TimeSteps(self._dt[index], self._weight[index])
+        return linear(self._dt[index], self._weight[index])
 
 
 @dataclass(frozen=True)
@@ -24,13 +50,13 @@ class Features:
         hidden: (b, n, c) the mixer's output before drop-path and residual sum (the paper's X).
         B: per direction (b, n, s) input matrices of the scan.
         C: per direction (b, n, s) output matrices of the scan.
-        delta: per direction (b, n, e) time steps before bias and softplus.
+        delta: per direction (b, n, e) time steps before bias and softplus; a mixer gives `TimeSteps`.
     """
 
     hidden: Float[Tensor, "b n c"]
     B: tuple[Float[Tensor, "b n s"], ...] = ()
     C: tuple[Float[Tensor, "b n s"], ...] = ()
-    delta: tuple[Float[Tensor, "b n e"], ...] = ()
+    delta: Sequence[Float[Tensor, "b n e"]] = ()
 
 
 @dataclass(frozen=True)

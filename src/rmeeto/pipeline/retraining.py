@@ -36,6 +36,7 @@ class Job:
         speed: how it is timed.
         output: folder for all that is made.
         both_places: whether the other rule for the class token's place is evaluated as well.
+        note: what a reader of the result must know, one sentence.
     """
 
     opened: Opened
@@ -47,6 +48,7 @@ class Job:
     speed: SpeedSpec
     output: Path
     both_places: bool = False
+    note: str | None = None
 
 
 def retrain(
@@ -83,11 +85,13 @@ def retrain(
         RmeetoError: a kind of it for each input that cannot be.
     """
     require_trained(model)
-    opened, opened_data = open_with_images(model, lambda form: open_data(fitting(data, recipe.micro_batch()), form))
+    watch = watch or Unwatched()
+    fitted = fitting(data, recipe.micro_batch())
+    opened, opened_data = open_with_images(model, lambda form: open_data(fitted, form), watch)
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
     job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
-    return carry_out(job, resume=resume, watch=watch or Unwatched())
+    return carry_out(job, resume=resume, watch=watch)
 
 
 def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def _result(
         "kind": "result",
         "model": opened.name,
         "data": job.data.spec.data,
+        **({} if job.note is None else {"note": job.note}),
         "images": {"train": len(job.data.train), "validation": len(job.data.val)},
         "schedule": list(job.schedule.removals),
         "reduction": job.settings.to_dict(),
