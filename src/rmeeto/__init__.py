@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmeeto.errors import RmeetoError
     from rmeeto.hub import Hub, load
-    from rmeeto.models import create
+    from rmeeto.models import adopt, create, release
     from rmeeto.pipeline import push_to_hub
     from rmeeto.reduction import Settings, attach, detach, detached, trace
     from rmeeto.schedule import Schedule
@@ -37,12 +37,14 @@ _HOMES = {
     "Settings": "rmeeto.reduction",
     "TokenMap": "rmeeto.tokens",
     "Tokens": "rmeeto.tokens",
+    "adopt": "rmeeto.models",
     "attach": "rmeeto.reduction",
     "create": "rmeeto.models",
     "detach": "rmeeto.reduction",
     "detached": "rmeeto.reduction",
     "load": "rmeeto.hub",
     "push_to_hub": "rmeeto.pipeline",
+    "release": "rmeeto.models",
     "trace": "rmeeto.reduction",
 }
 
@@ -54,12 +56,14 @@ __all__ = [
     "TokenMap",
     "Tokens",
     "__version__",
+    "adopt",
     "attach",
     "create",
     "detach",
     "detached",
     "load",
     "push_to_hub",
+    "release",
     "trace",
 ]
 

@@ -51,12 +51,16 @@ class Features:
         B: per direction (b, n, s) input matrices of the scan.
         C: per direction (b, n, s) output matrices of the scan.
         delta: per direction (b, n, e) time steps before bias and softplus; a mixer gives `TimeSteps`.
+        q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` them.
     """
 
     hidden: Float[Tensor, "b n c"]
     B: tuple[Float[Tensor, "b n s"], ...] = ()
     C: tuple[Float[Tensor, "b n s"], ...] = ()
     delta: Sequence[Float[Tensor, "b n e"]] = ()
+    q: tuple[Float[Tensor, "b n d"], ...] = ()
+    k: tuple[Float[Tensor, "b n d"], ...] = ()
+    v: tuple[Float[Tensor, "b n d"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Tokens:
         places: (b, k) int64, where the protected tokens stand; column 0 is the class token.
         size: (b, n) float32, how many input tokens each token stands for; None means one each.
         time: (b, n) float32, the factor on A in the scan; None means one each.
+        weight: (b, n) float32, as how many keys each token counts in attention; None means one each.
         features: what the last mixer computed; None before the first block.
         origin: for each token that entered, the token it is in now; None means that nobody asks. Whoever merges
             appends the map that it applied.
@@ -77,6 +82,7 @@ class Tokens:
     places: Int[Tensor, "b k"]
     size: Float[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
+    weight: Float[Tensor, "b n"] | None = None
     features: Features | None = None
     origin: TokenMap | None = None
 
@@ -89,7 +95,11 @@ class Tokens:
 
 @runtime_checkable
 class Slotted(Protocol):
-    """A model with a slot after each block: what reduction needs to know of a model."""
+    """A model with a slot after each block: what reduction needs to know of a model.
+
+    What stands in a slot may say by an attribute `reads` which of the `Features` it compares; a block that would have
+    to do more than usual for a feature does it only then.
+    """
 
     slots: nn.ModuleList
 

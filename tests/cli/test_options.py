@@ -21,7 +21,9 @@ from rmeeto.retrain.recipe import Recipe
 MODEL = "depth embed_dim img_size in_chans model patch_size state_size weights"
 DATA = "batch_size data train_limit train_split val_batch_size val_data val_limit val_split workers"
 SCHEDULE = "every final phase r removals"
-SETTINGS = "class_place feature mode order rank seed shuffle similarity size_aware_scan"
+SETTINGS = (
+    "class_place feature matcher mode order proportional_attention rank seed shuffle similarity size_aware_scan split"
+)
 SPEED = "speed_batch speed_repeats speed_warmup threads"
 RECIPE = (
     "accumulate batch_size betas clip_grad cutmix distill_weight drop_path dtype ema_decay ema_warmup epochs eps lr "
