@@ -34,8 +34,13 @@ class DataSpec:
         batch_size: images per training batch.
         val_batch_size: images per validation batch; by default `batch_size`.
         workers: processes that decode and augment images; sets held in memory need none.
+        prefetch: batches that each worker prepares ahead.
         train_limit: use only this many training images, drawn once for all.
+        train_share: use only this share of the training images, the same of every class (at least one image).
+        subset_seed: chooses the images of train_limit and train_share.
         val_limit: use only this many validation images, drawn once for all.
+        max_bad_images: share of the images that may be unreadable; such images are listed in the run's
+            bad_images.jsonl, training shows others of their batch instead, evaluation leaves them out.
     """
 
     data: str = "demo"
@@ -45,8 +50,12 @@ class DataSpec:
     batch_size: int = 128
     val_batch_size: int | None = None
     workers: int = 0
+    prefetch: int = 2
     train_limit: int | None = None
+    train_share: float | None = None
+    subset_seed: int = 0
     val_limit: int | None = None
+    max_bad_images: float = 0.001
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -57,10 +66,25 @@ class DataSpec:
                 raise SettingsError(f"{name} {value} is not a number of images; give 1 or more")
         if self.workers < 0:
             raise SettingsError(f"workers {self.workers} is negative; give 0 to read in the main process")
+        if self.prefetch < 1:
+            raise SettingsError(f"prefetch {self.prefetch} prepares nothing; give 1 batch or more")
+        if not 0 <= self.max_bad_images <= 1:
+            raise SettingsError(f"max_bad_images {self.max_bad_images} is not a share; give 0 to 1")
+        self._check_subset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a record keeps them."""
         return dataclasses.asdict(self)
+
+    def _check_subset(self) -> None:
+        if self.train_share is not None and not 0 < self.train_share <= 1:
+            raise SettingsError(f"train_share {self.train_share} is not a share of the images; give one in (0, 1]")
+        if self.train_share is not None and self.train_limit is not None:
+            raise SettingsError(
+                f"train_share {self.train_share} and train_limit {self.train_limit} both choose a part; give one"
+            )
+        if self.subset_seed < 0:
+            raise SettingsError(f"subset_seed {self.subset_seed} is negative; give 0 or more")
 
 
 @dataclass(frozen=True)

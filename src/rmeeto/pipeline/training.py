@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rmeeto.data import Augment, Data, DataSpec, open_data
+from rmeeto.data import BAD_IMAGES, Augment, BadImages, Data, DataSpec, open_data
 from rmeeto.errors import DataError, OutputError, SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
@@ -19,10 +19,11 @@ from rmeeto.models.stack import set_drop_path
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, pretrained_cfg_of
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
-from rmeeto.records import Accuracy, Run, write_text
+from rmeeto.records import Accuracy, Epoch, Run, write_text
 from rmeeto.reduction import attached
 from rmeeto.retrain import Checkpoints, Recipe, TrainingData, train
 from rmeeto.retrain.loop import CHECKPOINTS
+from rmeeto.retrain.progress import Progress, StepReport
 from rmeeto.retrain.state import EMA
 
 
@@ -128,6 +129,7 @@ def run_training(
     Where the recipe keeps a moving average, it is the average.
     """
     about = _about(opened, teacher, data, augment)
+    _keep_bad_images(data, output, resume=resume)
     set_drop_path(opened.model, recipe.drop_path)
     run = train(
         opened.model,
@@ -136,7 +138,7 @@ def run_training(
         recipe,
         output,
         validate=validation(data, watch),
-        progress=watch.training(),
+        progress=_TellingBadImages(watch.training(), data.bad),
         resume=resume,
         about=about,
         environment=environment(),
@@ -175,6 +177,35 @@ def write_model(opened: Opened, folder: Path, records: dict[str, Any]) -> None:
     )
 
 
+def _keep_bad_images(data: Data, output: Path, *, resume: bool) -> None:
+    """A run that starts anew forgets what an earlier one found in this folder."""
+    file = output / BAD_IMAGES
+    if not resume:
+        file.unlink(missing_ok=True)
+    data.bad.keep_in(file)
+
+
+class _TellingBadImages:
+    """A `Progress` that adds a line to each epoch while there are images that could not be read."""
+
+    def __init__(self, progress: Progress, bad: BadImages) -> None:
+        self._progress, self._bad = progress, bad
+
+    def step(self, report: StepReport) -> None:
+        self._progress.step(report)
+
+    def epoch(self, record: Epoch) -> None:
+        self._progress.epoch(record)
+        if (line := self._bad.summary()) is not None:
+            self._progress.note(line)
+
+    def note(self, line: str) -> None:
+        self._progress.note(line)
+
+    def close(self) -> None:
+        self._progress.close()
+
+
 def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augment) -> dict[str, Any]:
     """What is trained on what: a run resumes only with the same."""
     attachment = attached(opened.model)
@@ -186,8 +217,15 @@ def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augme
         "teacher": None if teacher is None else _fingerprint(teacher),
         "data": data.spec.data,
         "images": len(data.train),
+        **_subset(data.spec),
         "augment": augment.to_dict(),
     }
+
+
+def _subset(spec: DataSpec) -> dict[str, Any]:
+    """Parts of one size may hold other images."""
+    part = {"train_limit": spec.train_limit, "train_share": spec.train_share}
+    return {"subset": {**part, "seed": spec.subset_seed}} if any(part.values()) else {}
 
 
 def _fingerprint(model: nn.Module) -> str:
