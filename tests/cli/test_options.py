@@ -20,8 +20,8 @@ from rmeeto.retrain.recipe import Recipe
 
 MODEL = "depth embed_dim img_size in_chans model patch_size state_size weights"
 DATA = (
-    "batch_size data max_bad_images prefetch subset_seed train_limit train_share train_split val_batch_size val_data "
-    "val_limit val_split workers"
+    "batch_size data input_key max_bad_images num_classes prefetch subset_seed target_key train_limit train_share "
+    "train_size train_split val_batch_size val_data val_limit val_size val_split workers"
 )
 SCHEDULE = "every final phase r removals"
 SETTINGS = "class_place feature mode order rank seed shuffle similarity size_aware_scan"

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from rmeeto.data.images import ArrayImages, FileImages, TorchImages, open_split
+from rmeeto.data.images import ArrayImages, FileImages, TorchImages
+from rmeeto.data.opening import open_split
 from rmeeto.data.spec import DataSpec
 from rmeeto.errors import DataError
 

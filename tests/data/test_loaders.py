@@ -8,7 +8,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from rmeeto.data import DEMO_INPUT, Augment, Batches, DataSpec, InputSpec, Share, open_data, open_validation
 from rmeeto.data.array_batches import ArrayBatches
+from rmeeto.data.augment import eval_transform
 from rmeeto.data.decoded_batches import DecodedBatches
+from rmeeto.data.order import ShuffledOrder
 from rmeeto.errors import DataError
 
 # Two workers are wanted on one core too; torch advises against them.
@@ -157,19 +159,20 @@ def test_training_goes_on_with_full_batches_that_do_not_depend_on_the_workers(fo
     assert torch.equal(seen[0][1], seen[1][1])
 
 
-def test_the_next_of_its_batch_takes_a_bad_image_s_place(folder):
-    whole = open_data(spec_of(folder, batch_size=5), FORM)
-    order = list(whole.train_batches(Augment.none(), 0))
-    spoilt(folder, "train/dog/1.png")
-    data = open_data(spec_of(folder, batch_size=5, max_bad_images=0.1), FORM)
-    (place,) = [i for i in range(15) if data.train.filename(i) == "dog/1.png"]
+@pytest.mark.parametrize("batch_size", [5, 3])
+def test_the_next_of_the_set_takes_a_bad_image_s_place(folder, batch_size):
+    spoilt(folder, "train/dog/1.png", "train/dog/2.png", "train/owl/4.png")
+    data = open_data(spec_of(folder, batch_size=batch_size, max_bad_images=0.2), FORM)
+    names = [data.train.filename(place) for place in range(15)]
+    transform = eval_transform(FORM)
+    expected = []
+    for place in next(iter(ShuffledOrder(15, 0, Share()).in_batches(15)))[0].tolist():
+        shown = {"dog/1.png": "dog/3.png", "dog/2.png": "dog/3.png", "owl/4.png": "cat/0.png"}.get(names[place])
+        image, label = data.train.read(place if shown is None else names.index(shown))
+        expected.append((transform(image), label))
     images, labels = epoch_of(data, Augment.none())
-    before = torch.cat([x for x, _ in order])
-    (at,) = [i for i in range(15) if not torch.equal(images[i], before[i])]
-    following = at - at % 5 + (at % 5 + 1) % 5
-    assert whole.train.targets()[place] == 1
-    assert torch.equal(images[at], before[following])
-    assert labels[at] == torch.cat([y for _, y in order])[following]
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert labels.tolist() == [label for _, label in expected]
 
 
 def test_evaluation_leaves_a_bad_image_out(folder):
@@ -182,10 +185,10 @@ def test_evaluation_leaves_a_bad_image_out(folder):
     assert "image dog/1.png of" in found.bad.summary()
 
 
-def test_a_batch_without_any_readable_image_ends_the_pass(folder):
+def test_no_readable_image_at_all_ends_the_pass(folder):
     spoilt(folder, *(f"train/{label}/{n}.png" for label in ("cat", "dog", "owl") for n in range(5)))
     data = open_data(spec_of(folder, batch_size=5, max_bad_images=1.0), FORM)
-    with pytest.raises(DataError, match="nor any other of its batch of 5; repair or remove them"):
+    with pytest.raises(DataError, match="nor could the 14 others that were tried; repair or remove them"):
         epoch_of(data)
 
 

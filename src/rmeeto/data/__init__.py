@@ -18,8 +18,9 @@ from rmeeto._lazy import lazily
 if TYPE_CHECKING:
     from rmeeto.data.bad_images import BAD_IMAGES, BadImages
     from rmeeto.data.demo_set import DEMO_INPUT
-    from rmeeto.data.images import ImageSet, open_split
+    from rmeeto.data.images import ImageSet
     from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
+    from rmeeto.data.opening import open_split
     from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
 
 _HOMES = {
@@ -35,7 +36,7 @@ _HOMES = {
     "Share": "rmeeto.data.spec",
     "Validation": "rmeeto.data.loaders",
     "open_data": "rmeeto.data.loaders",
-    "open_split": "rmeeto.data.images",
+    "open_split": "rmeeto.data.opening",
     "open_validation": "rmeeto.data.loaders",
 }
 

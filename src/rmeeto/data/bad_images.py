@@ -89,9 +89,10 @@ class BadImages:
         count, most = sum(found.data == bad.data for found in self._found.values()), int(self._share * images)
         if count > most:
             where = f"; all are listed in {self._file}" if self._file is not None and count > 1 else ""
+            them = "it" if count == 1 else "all of them"
             raise DataError(
-                f"{bad}; repair or remove {'it' if count == 1 else 'all of them'}, or raise --max-bad-images: {count} bad "
-                f"of {images} images, and {self._share:g} lets {most} pass{where}"
+                f"{bad}; repair or remove {them}, or raise --max-bad-images: {count} bad of {images} images, and "
+                f"{self._share:g} lets {most} pass{where}"
             )
 
     def summary(self) -> str | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from rmeeto.data.images import ImageSet
 from rmeeto.data.order import Order
 from rmeeto.errors import DataError, RmeetoError
 
-_Key = tuple[int, int]
+_Key = tuple[Any, int]
 _Sample = tuple[Tensor, int]
+_Found = tuple[_Sample | None, tuple[BadImage, ...]]
+# How many images in a row may be bad before the pass ends, whatever share of all may be.
+_TRIES = 64
 # Images and labels, None where none could be read, and what could not.
 _Batch = tuple[Tensor | None, Tensor | None, tuple[BadImage, ...]]
 
@@ -30,7 +34,7 @@ class Reading:
         workers: processes that decode; 0 decodes here.
         prefetch: batches that each of them prepares ahead.
         bad: is told which images cannot be read, and says when they are too many.
-        replaces: whether others of their batch take their place, as in training; else the batch is smaller.
+        replaces: whether others take their place, as in training; else the batch is smaller.
     """
 
     workers: int = 0
@@ -45,8 +49,9 @@ class DecodedBatches:
 
     An image depends on its place, the seed and the epoch, not on the number of workers.
 
-    An image that cannot be read is noted. Training puts the next readable one of the same batch in its place, varied
-    by the place's own seed: batches stay full, and a function of seed and epoch. Evaluation leaves it out.
+    An image that cannot be read is noted. Training puts the next readable one of the set in its place (of a stream,
+    that of the batch), varied by the place's own seed: batches stay full, and a function of seed and epoch.
+    Evaluation leaves it out.
 
     Args:
         images: the set.
@@ -93,7 +98,7 @@ class DecodedBatches:
         except RmeetoError as error:
             return error
         if images is None and self._reading.replaces:
-            return DataError(f"{bad[0]}, nor any other of its batch of {len(bad)}; repair or remove them")
+            return DataError(f"{bad[0]}, nor could the {len(set(bad)) - 1} others that were tried; repair or remove them")
         return None
 
     def _new_loader(self) -> DataLoader[_Batch]:
@@ -104,7 +109,7 @@ class DecodedBatches:
             num_workers=workers,
             prefetch_factor=self._reading.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_collate,
+            collate_fn=functools.partial(_collate, whole=self._reading.replaces),
             persistent_workers=workers > 0,
             # Every image brings its own seed; this generator only keeps the loader from drawing from the global one.
             generator=torch.Generator().manual_seed(0),
@@ -122,49 +127,55 @@ class _Batches(Sampler[list[_Key]]):
 
     def __iter__(self) -> Iterator[list[_Key]]:
         for indices, seeds in self._order.in_batches(self._size):
-            yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
+            # The places of a stream are the samples themselves.
+            places = indices.tolist() if isinstance(indices, Tensor) else indices
+            yield list(zip(places, seeds.tolist(), strict=True))
 
 
 @final
-class _Pictures(Dataset[tuple[_Sample | None, BadImage | None]]):
+class _Pictures(Dataset[_Found]):
     def __init__(self, images: ImageSet, transform: Transform, *, replaces: bool) -> None:
         self._images = images
         self._transform = transform
         self._replaces = replaces
 
-    def __getitem__(self, key: _Key) -> tuple[_Sample | None, BadImage | None]:
+    def __getitem__(self, key: _Key) -> _Found:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: list[_Key]) -> list[tuple[_Sample | None, BadImage | None]]:
+    def __getitems__(self, keys: list[_Key]) -> list[_Found]:
         """A whole batch, which is how torch asks where it can."""
         with kept_generators():
-            read = [self._read(*key) for key in keys]
-            if not self._replaces:
-                return read
-            return [found if found[0] else self._replaced(place, keys, read) for place, found in enumerate(read)]
+            return [self._found(number, keys) for number in range(len(keys))]
 
-    def _read(self, index: int, seed: int) -> tuple[_Sample | None, BadImage | None]:
-        """An error is a value on its way out of a worker: raised there, torch would wrap it in a page of traceback."""
-        try:
-            image, label = self._images.read(index)
-        except BadImageError as error:
-            return None, error.bad
-        seed_generators(seed)
-        return (self._transform(image), label), None
-
-    def _replaced(
-        self, place: int, keys: list[_Key], read: list[tuple[_Sample | None, BadImage | None]]
-    ) -> tuple[_Sample | None, BadImage | None]:
-        """The next readable image of the batch, the first one following the last."""
-        following = (*range(place + 1, len(keys)), *range(place))
-        other = next((other for other in following if read[other][0] is not None), None)
-        sample = None if other is None else self._read(keys[other][0], keys[place][1])[0]
-        return sample, read[place][1]
+    def _found(self, number: int, keys: list[_Key]) -> _Found:
+        """The sample of one place, or of the first that can be read of those that follow, and all that could not."""
+        place, seed = keys[number]
+        others = _following(place, len(self._images), number, keys) if self._replaces else ()
+        bad: list[BadImage] = []
+        for candidate in (place, *others):
+            try:
+                image, label = self._images.read(candidate)
+            except BadImageError as error:  # a value on its way out of a worker, where torch adds a page of traceback
+                bad.append(error.bad)
+                continue
+            seed_generators(seed)
+            return (self._transform(image), label), tuple(bad)
+        return None, tuple(bad)
 
 
-def _collate(read: list[tuple[_Sample | None, BadImage | None]]) -> _Batch:
-    samples, bad = [sample for sample, _ in read if sample], tuple(found for _, found in read if found)
-    if not samples:
+def _following(place: Any, images: int, number: int, keys: list[_Key]) -> Iterable[Any]:
+    """What may be shown in the place of an image that cannot be read.
+
+    In a numbered set that depends on no batch, so that it is the same on any number of processes.
+    """
+    if isinstance(place, int):
+        return ((place + step) % images for step in range(1, min(images, _TRIES)))
+    return [keys[(number + step) % len(keys)][0] for step in range(1, len(keys))]
+
+
+def _collate(found: list[_Found], *, whole: bool) -> _Batch:
+    samples, bad = [sample for sample, _ in found if sample], tuple(b for _, several in found for b in several)
+    if not samples or (whole and len(samples) < len(found)):
         return None, None, bad
     images, labels = default_collate(samples)
     return images, labels, bad

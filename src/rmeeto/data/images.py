@@ -6,6 +6,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 from rmeeto.data.bad_images import BadImage, BadImageError
 from rmeeto.data.decoding import UNREADABLE, decode, plain_picture, reason_of
 from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
-from rmeeto.data.locate import TRAIN_FOLDERS, VAL_FOLDERS, Source, locate, open_source
+from rmeeto.data.imagenet import is_flat, open_flat
+from rmeeto.data.locate import Source, locate, open_source
+from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
+from rmeeto.data.shards import ShardReader, find_shards
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.data.subset import subset
 from rmeeto.errors import DataError
@@ -200,24 +204,26 @@ class TorchImages(ImageSet):
         return TorchImages(self.name, self._pairs, [self._indices[i] for i in indices])
 
 
-def open_split(spec: DataSpec, split: Split) -> ImageSet:
-    """Open the training or the validation images.
+def open_numbered(source: Source, spec: DataSpec, split: Split) -> ImageSet:
+    """Open a set whose images can be asked for by number, or the part of it that is wanted.
 
     Raises:
-        DataError: they are missing, empty, of one class only, or of a kind that cannot be opened here.
+        DataError: it is missing, empty, or of a kind that cannot be opened here.
     """
-    images = _open(locate(spec, split), split)
+    images = _open(source, spec, split)
     if "" in images.class_names:
         raise DataError(f"{images.name} has images beside its class folders; put each image in the folder of a class")
-    if len(images.class_names) < 2:
-        raise DataError(f"{images.name} has one class only ({images.class_names[0]}); give two or more, a folder each")
     return images if (part := subset(images, spec, split)) is None else images.part(part)
 
 
-def _open(source: Source, split: Split) -> ImageSet:
+def _open(source: Source, spec: DataSpec, split: Split) -> ImageSet:
     if source.reader == "demo":
         return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
-    opened = open_source(source)
+    if source.reader == "wds":
+        return FileImages(source.spelling, ShardReader(find_shards(Path(source.root or ""), source.split, split)))
+    if not source.reader and split == "val" and is_flat(Path(source.root or "")):
+        return FileImages(str(source.root), open_flat(Path(source.root or ""), _train_folder(spec)))
+    opened = open_source(source, spec)
     if hasattr(opened, "reader"):
         images = FileImages(source.root or source.spelling, opened.reader)
         if not source.reader:
@@ -226,6 +232,14 @@ def _open(source: Source, split: Split) -> ImageSet:
     if hasattr(opened, "data") and hasattr(opened, "targets"):
         return _held_in_memory(source.spelling, opened)
     return TorchImages(source.spelling, opened)
+
+
+def _train_folder(spec: DataSpec) -> Path | None:
+    """Where the training images are; None where only others are asked for."""
+    try:
+        return Path(locate(spec, "train").root or "")
+    except DataError:
+        return None
 
 
 def _require_one_part(images: FileImages) -> None:

@@ -12,9 +12,11 @@ from rmeeto.data.array_batches import ArrayBatches, fits
 from rmeeto.data.augment import eval_transform, train_transform
 from rmeeto.data.bad_images import BadImages
 from rmeeto.data.decoded_batches import DecodedBatches, Reading
-from rmeeto.data.images import ArrayImages, ImageSet, open_split
-from rmeeto.data.order import ShuffledOrder, StraightOrder
+from rmeeto.data.images import ArrayImages, ImageSet
+from rmeeto.data.opening import open_split
+from rmeeto.data.order import Order, ShuffledOrder, StraightOrder
 from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
+from rmeeto.data.streams import StreamImages, StreamOrder
 from rmeeto.errors import DataError
 
 _WHOLE = Share()
@@ -79,7 +81,7 @@ class Data:
         Raises:
             DataError: while iterating, when too many images cannot be read.
         """
-        order = ShuffledOrder(len(self.train), seed, share, augment.repeats)
+        order = _train_order(self.train, seed, share, augment.repeats)
         if isinstance(self.train, ArrayImages) and fits(self.train, self.form, augment):
             return ArrayBatches(self.train, self.form, order, self.spec.batch_size, augment)
         transform = train_transform(self.form, augment)
@@ -137,12 +139,20 @@ def open_validation(spec: DataSpec, form: InputSpec, share: Share = _WHOLE) -> V
     return Validation(images, _eval_batches(images, spec, form, share, bad), bad)
 
 
+def _train_order(images: ImageSet, seed: int, share: Share, repeats: int) -> Order:
+    if isinstance(images, StreamImages):
+        return StreamOrder(images, share, seed, repeats)
+    return ShuffledOrder(len(images), seed, share, repeats)
+
+
 def _reading(spec: DataSpec, bad: BadImages, *, replaces: bool) -> Reading:
     return Reading(spec.workers, spec.prefetch, bad, replaces)
 
 
 def _eval_batches(images: ImageSet, spec: DataSpec, form: InputSpec, share: Share, bad: BadImages) -> Batches:
-    order = StraightOrder(len(images), share)
+    order: Order = StraightOrder(len(images), share)
+    if isinstance(images, StreamImages):
+        order = StreamOrder(images, share)
     size = spec.val_batch_size or spec.batch_size
     if isinstance(images, ArrayImages) and fits(images, form, None):
         return ArrayBatches(images, form, order, size, Augment.none())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class Order(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is."""
 
-    def in_batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of (b,) int64 indices and (b,) int64 seeds, one seed for each image's augmentation."""
+    def in_batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
+        """Pairs of (b,) int64 indices, or a list of b samples, and (b,) int64 seeds, one for each augmentation."""
 
     def batches(self, size: int) -> int:
         """How many pairs `in_batches` gives."""
