@@ -47,6 +47,10 @@ class DecodedBatches:
         """Say which epoch the next pass is: order and augmentation depend on it and on the seed alone."""
         self._order.set_epoch(epoch)
 
+    def skip(self, batches: int) -> None:
+        """Leave out this many batches of the next pass; their images are not decoded."""
+        self._batches.first = batches
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._loader:
             if isinstance(batch, _Unreadable):
@@ -82,12 +86,14 @@ class _Batches(Sampler[list[_Key]]):
     def __init__(self, order: Order, size: int) -> None:
         self._order = order
         self._size = size
+        self.first = 0
 
     def __len__(self) -> int:
         return self._order.batches(self._size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for indices, seeds in self._order.in_batches(self._size):
+        first, self.first = self.first, 0
+        for indices, seeds in self._order.in_batches(self._size, first):
             yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
 
 
