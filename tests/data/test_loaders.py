@@ -88,6 +88,20 @@ def test_workers_that_stay_follow_the_epoch_and_an_open_tar(tars):
     assert not torch.equal(epochs[0], epochs[1])
 
 
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_batches_are_not_decoded(folder, workers):
+    data = open_data(spec_of(folder, workers=workers), FORM)
+    batches = data.train_batches(Augment(repeats=1), 0)
+    whole = [x for x, _ in batches]
+    for path in folder.rglob("*.png"):
+        path.write_text("unreadable")
+    batches.skip(len(whole))
+    assert list(batches) == []
+    with pytest.raises(DataError):
+        list(batches)
+
+
 @pytest.mark.parametrize("augment", [Augment(), Augment.light()])
 def test_an_epoch_is_a_function_of_seed_and_epoch(folder, augment):
     data = open_data(spec_of(folder), FORM)

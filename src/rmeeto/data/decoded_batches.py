@@ -77,6 +77,10 @@ class DecodedBatches:
         """Say which epoch the next pass is: order and augmentation depend on it and on the seed alone."""
         self._order.set_epoch(epoch)
 
+    def skip(self, batches: int) -> None:
+        """Leave out this many batches of the next pass; their images are not decoded."""
+        self._batches.first = batches
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels, bad in self._loader:
             fault = self._fault(images, bad)
@@ -121,12 +125,14 @@ class _Batches(Sampler[list[_Key]]):
     def __init__(self, order: Order, size: int) -> None:
         self._order = order
         self._size = size
+        self.first = 0
 
     def __len__(self) -> int:
         return self._order.batches(self._size)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for indices, seeds in self._order.in_batches(self._size):
+        first, self.first = self.first, 0
+        for indices, seeds in self._order.in_batches(self._size, first):
             # The places of a stream are the samples themselves.
             places = indices.tolist() if isinstance(indices, Tensor) else indices
             yield list(zip(places, seeds.tolist(), strict=True))

@@ -41,6 +41,9 @@ class Batches(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is: its images are a function of the seed and this number."""
 
+    def skip(self, batches: int) -> None:
+        """Leave out this many batches of the next pass, without reading their images."""
+
 
 @dataclass(frozen=True)
 class Data:

@@ -247,14 +247,18 @@ class Share:
     Attributes:
         index: number of this process, from 0.
         count: number of processes.
+        accumulate: batches of one process that make one training step.
     """
 
     index: int = 0
     count: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise SettingsError(f"share {self.index} of {self.count} does not exist; shares count from 0")
+        if self.accumulate < 1:
+            raise SettingsError(f"accumulate {self.accumulate} is less than 1; 1 makes a step of every batch")
 
 
 def _check_interpolation(name: str, *more: str) -> None:

@@ -198,8 +198,8 @@ class StreamOrder:
         """How many pairs `in_batches` gives, at most in evaluation."""
         return -(-len(self) // size) if self._seed is None else max(len(self) // size, 1)
 
-    def in_batches(self, size: int) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Pairs of b samples and (b,) int64 seeds."""
+    def in_batches(self, size: int, first: int = 0) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Pairs of b samples and (b,) int64 seeds; what is left out is fetched, but not decoded."""
         if self._seed is None:
             samples, count = self._images.stream.samples(None, self._share), len(self)
             seeds = torch.arange(count)
@@ -208,6 +208,9 @@ class StreamOrder:
             generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
             seeds = torch.randint(2**32, (self._share.count, count), generator=generator)[self._share.index]
         for start in range(0, count, size):
+            if start < first * size:
+                next(islice(samples, size - 1, None), None)
+                continue
             batch = list(islice(samples, min(size, count - start)))
             if not batch:
                 return
