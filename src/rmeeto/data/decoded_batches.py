@@ -102,7 +102,9 @@ class DecodedBatches:
         except RmeetoError as error:
             return error
         if images is None and self._reading.replaces:
-            return DataError(f"{bad[0]}, nor could the {len(set(bad)) - 1} others that were tried; repair or remove them")
+            return DataError(
+                f"{bad[0]}, nor could the {len(set(bad)) - 1} others that were tried; repair or remove them"
+            )
         return None
 
     def _new_loader(self) -> DataLoader[_Batch]:

@@ -220,18 +220,18 @@ def _open(source: Source, spec: DataSpec, split: Split) -> ImageSet:
     if source.reader == "demo":
         return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
     if source.reader == "wds":
-        return FileImages(source.spelling, ShardReader(find_shards(Path(source.root or ""), source.split, split)))
+        return FileImages(source.name, ShardReader(find_shards(Path(source.root or ""), source.split, split)))
     if not source.reader and split == "val" and is_flat(Path(source.root or "")):
         return FileImages(str(source.root), open_flat(Path(source.root or ""), _train_folder(spec)))
     opened = open_source(source, spec)
     if hasattr(opened, "reader"):
-        images = FileImages(source.root or source.spelling, opened.reader)
+        images = FileImages(source.name, opened.reader)
         if not source.reader:
             _require_one_part(images)
         return images
     if hasattr(opened, "data") and hasattr(opened, "targets"):
-        return _held_in_memory(source.spelling, opened)
-    return TorchImages(source.spelling, opened)
+        return _held_in_memory(source.name, opened)
+    return TorchImages(source.name, opened)
 
 
 def _train_folder(spec: DataSpec) -> Path | None:

@@ -37,6 +37,13 @@ class Source:
     split: str
 
     @property
+    def name(self) -> str:
+        """What messages call it: the folder, or what the user wrote and the part."""
+        if not self.reader or self.reader == "demo":
+            return self.root or self.spelling
+        return f"{self.spelling} {self.split}".rstrip() if self.split else f"{self.spelling} (validation)"
+
+    @property
     def streams(self) -> bool:
         """Whether its images can only be read one after another."""
         return self.reader.startswith("hfids/") or (self.reader == "wds" and _is_address(self.root or ""))

@@ -39,7 +39,7 @@ def _sized(
     if names is None and spec.num_classes is None:
         raise DataError(f"data {source.spelling!r} does not say how many classes it has; give --num-classes")
     classes = names or [str(label) for label in range(spec.num_classes or 0)]
-    return StreamImages(source.spelling, classes, stream, size)
+    return StreamImages(source.name, classes, stream, size)
 
 
 def _urls(source: Source, split: Split) -> tuple[list[str], int | None]:

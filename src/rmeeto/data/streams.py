@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import io
 import random
+import tarfile
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import islice
 from typing import Any, final
 
@@ -77,7 +80,7 @@ class HubStream(Stream):
 
         table = self._table
         if order is not None:
-            table = table.shuffle(seed=seed_of(*order), buffer_size=BUFFER)
+            table = _shuffled_table(table, seed_of(*order))
         if share.count > 1:
             table = split_dataset_by_node(table, rank=share.index, world_size=share.count)
         for place, row in enumerate(table):
@@ -110,13 +113,8 @@ class ShardStream(Stream):
         return found if generator is None else shuffled(found, generator)
 
     def _read(self, urls: Iterable[str]) -> Iterator[Sample]:
-        import webdataset
-
-        for sample in webdataset.tarfile_to_samples()({"url": url} for url in urls):
-            name = f"{sample['__url__']}/{sample['__key__']}"
-            suffix = next((key for key in sample if key.lower().rpartition(".")[2] in IMAGE_SUFFIXES), None)
-            if suffix is not None:
-                yield Sample(sample[suffix], label_of(sample.get(LABEL_SUFFIX), name), f"{name}.{suffix}")
+        for url in urls:
+            yield from _read_shard(url)
 
 
 @final
@@ -207,10 +205,8 @@ class StreamOrder:
             samples, count = self._endless((self._seed, self._epoch)), self.batches(size) * size
             generator = torch.Generator().manual_seed(seed_of(self._seed, self._epoch))
             seeds = torch.randint(2**32, (self._share.count, count), generator=generator)[self._share.index]
-        for start in range(0, count, size):
-            if start < first * size:
-                next(islice(samples, size - 1, None), None)
-                continue
+        deque(islice(samples, first * size), maxlen=0)
+        for start in range(first * size, count, size):
             batch = list(islice(samples, min(size, count - start)))
             if not batch:
                 return
@@ -239,6 +235,32 @@ def shuffled(samples: Iterable[Sample], generator: random.Random) -> Iterator[Sa
         yield sample
     generator.shuffle(buffer)
     yield from buffer
+
+
+def _read_shard(url: str) -> Iterator[Sample]:
+    import webdataset
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    try:
+        with webdataset.gopen(url) as file:
+            for sample in group_by_keys(_with_address(tar_file_iterator(file), url)):
+                suffix = next((key for key in sample if key.lower().rpartition(".")[2] in IMAGE_SUFFIXES), None)
+                if suffix is not None:
+                    name = f"{url.rpartition('/')[2]}/{sample['__key__']}"
+                    yield Sample(sample[suffix], label_of(sample.get(LABEL_SUFFIX), name), f"{name}.{suffix}")
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"shard {url} cannot be read ({error}); check the address, or fetch it first") from None
+
+
+def _with_address(files: Iterable[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
+    """What webdataset's pairing expects of each file."""
+    return ({**file, "__url__": url} for file in files)
+
+
+def _shuffled_table(table: Any, seed: int) -> Any:
+    """The order of the files, and a buffer; one file at a time, for reading several takes threads that end late."""
+    one = {"max_buffer_input_shards": 1} if "max_buffer_input_shards" in signature(table.shuffle).parameters else {}
+    return table.shuffle(seed=seed, buffer_size=BUFFER, **one)
 
 
 def _bytes_of(image: Any) -> bytes:
