@@ -189,7 +189,8 @@ class MergedImage(Record):
     """Which tokens of one image became one.
 
     Attributes:
-        grid: (rows, columns) of patches.
+        grid: (rows, columns) of patches; the frames of a video stand one under the other, so rows = frames * rows
+            of a frame.
         groups: per patch in reading order, the final token it belongs to; -1 if it was pruned.
         protected: final places of the protected tokens (class token first).
         tokens: tokens left at the end, protected ones included.

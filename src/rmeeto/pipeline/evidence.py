@@ -55,7 +55,7 @@ def costs_of(model: Vim) -> Costs:
     schedule, settings = attachment if attachment else (Schedule.none(config.depth), Settings())
     lengths = schedule.lengths(model.num_tokens, protected=model.num_protected)
     removed = [(n, removable(n, r, model.num_protected)) for n, r in zip(lengths, schedule.removals, strict=True)]
-    example = torch.zeros(1, config.in_chans, *config.img_size, device=device_of(model))
+    example = torch.zeros(1, *config.input_shape, device=device_of(model))
     published = published_cost(
         lengths,
         [(n, r) for n, r in removed if r],
@@ -85,7 +85,7 @@ def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[
     model = next(iter(models.values()))
     config = model.config
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator).to(device_of(model))
+    example = torch.randn(spec.speed_batch, *config.input_shape, generator=generator).to(device_of(model))
     with watch.counting("measuring speed", spec.speed_repeats) as advance:
         return measure_speed(
             dict(models),
@@ -143,7 +143,8 @@ def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _pixels(batch: Tensor, data: Data) -> Any:
-    """Normalised (b, c, h, w) images -> (b, h, w, c) uint8 arrays."""
+    """Normalised (b, c, [frames,] h, w) images or videos -> (b, [frames *] h, w, c) uint8 arrays."""
+    batch = batch.flatten(2, -2)  # frames one under the other, as `Trace.images` has them
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.form.mean, data.form.std))
     pixels = (batch * std + mean).clamp(0, 1) * 255
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
