@@ -335,7 +335,11 @@ class Ending(Batches):
         ({"teacher": net(classes=7)}, ShapeError, "the teacher has 7 classes, the data 4"),
         ({"validate_every": 0}, SettingsError, "validate_every 0"),
         ({"checkpoint_every": -1}, SettingsError, "checkpoint_every -1"),
-        ({"trackers": ("paper",)}, SettingsError, "tracker 'paper' is unknown; use tensorboard, wandb, trackio or none"),
+        (
+            {"trackers": ("paper",)},
+            SettingsError,
+            "tracker 'paper' is unknown; use tensorboard, wandb, trackio or none",
+        ),
         ({"trackers": ("wandb",)}, SettingsError, "tracker wandb is not installed; run `pip install wandb`"),
     ],
 )

@@ -46,7 +46,10 @@ Weights = Mapping[str, Tensor]
 
 def versions() -> dict[str, str]:
     """What decides the last bits of a run."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("rmeeto", "torch", "timm", "numpy")}}
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("rmeeto", "torch", "timm", "numpy")},
+    }
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,11 @@ class Contents:
         else:
             yield f"resuming after epoch {position.epoch} of {epochs}"
         if (before := len(self.state["random"])) != processes:
-            yield f"{before} processes before, {processes} now: the same images in the same order, sums rounded otherwise"
+            yield f"{before} processes before, {processes} now: the same images in the same order, other rounding"
         here = versions()
-        other = [f"{name} {made}, here {here.get(name)}" for name, made in self.versions.items() if here.get(name) != made]
+        other = [
+            f"{name} {made}, here {here.get(name)}" for name, made in self.versions.items() if here.get(name) != made
+        ]
         if other:
             yield f"the checkpoint was made with {'; '.join(other)}: the last bits may differ"
 

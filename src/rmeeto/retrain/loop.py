@@ -295,9 +295,7 @@ class _Run:
             averaged = self._accuracy(self.ema.module, validate).top1 if self.ema is not None else None
         except Stopped:
             raise self._stopped(position) from None
-        epoch = dataclasses.replace(
-            position.epochs[-1], top1=accuracy.top1, top5=accuracy.top5, ema_top1=averaged
-        )
+        epoch = dataclasses.replace(position.epochs[-1], top1=accuracy.top1, top5=accuracy.top5, ema_top1=averaged)
         position = dataclasses.replace(position.judged(epoch), seconds=time.perf_counter() - self.begun)
         if self.processes.is_main:
             self.checkpoints.judge(position)

@@ -35,7 +35,13 @@ class Stepper:
     """
 
     def __init__(
-        self, held: Held, teacher: nn.Module | None, recipe: Recipe, classes: int, micro_batch: int, device: torch.device
+        self,
+        held: Held,
+        teacher: nn.Module | None,
+        recipe: Recipe,
+        classes: int,
+        micro_batch: int,
+        device: torch.device,
     ) -> None:
         if recipe.precision == "fp16" and isinstance(held, Sharded):
             raise SettingsError("precision fp16 scales the loss, which fsdp does not do here; use bf16, or ddp")
@@ -141,4 +147,3 @@ class Stepper:
                 f"the {who} has {logits.shape[-1]} classes, the data {self.classes}; build it with "
                 f"num_classes={self.classes}"
             )
-
