@@ -44,17 +44,29 @@ inline void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin
     }
 }
 
+// Vectors that arrange_weight fills.
+template <class Call>
+inline int64_t arranged_size(const Call &c) {
+    return ceil_div(c.channels, kLanes) * (c.taps + 1);
+}
+
 template <int K>
-int conv_forward_taps(const ConvForward &c) {
-    const int64_t blocks = ceil_div(c.tokens, kConvTokens), tasks = c.batch * blocks;
-    Scratch scratch(ceil_div(c.channels, kLanes) * (K + 1) * int64_t(sizeof(V)));
+int conv_forward_taps(const ConvForward *calls, int64_t count) {
+    const ConvForward &c = *calls;
+    const int64_t blocks = ceil_div(c.tokens, kConvTokens), tasks = c.batch * blocks, size = arranged_size(c);
+    Scratch scratch(count * size * int64_t(sizeof(V)));
     if (!scratch.block) return 1;
     V *weight = scratch.vectors(0);
-    arrange_weight(c.weight, c.bias, c.channels, K, weight);
+    for (int64_t i = 0; i < count; ++i)
+        arrange_weight(calls[i].weight, calls[i].bias, c.channels, K, weight + i * size);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads < tasks ? c.threads : tasks)) \
     if (c.threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task)
-        conv_forward_task<K>(c, task / blocks, task % blocks * kConvTokens, weight);
+        for (int64_t i = 0; i < count; ++i) {
+            // a reversed walk counts from the end: take the block that holds the same rows
+            const int64_t block = calls[i].reverse ? blocks - 1 - task % blocks : task % blocks;
+            conv_forward_task<K>(calls[i], task / blocks, block * kConvTokens, weight + i * size);
+        }
     return 0;
 }
 
@@ -62,7 +74,7 @@ int conv_forward_taps(const ConvForward &c) {
 template <int K>
 RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, int64_t channel, const V *w, V *sums) {
     const Walk<const float> x(c.x, batch, c.tokens, c.reverse), dy(c.dy, batch, c.tokens, c.reverse);
-    const Walk<float> dx(rows(c.dx, c.tokens, c.channels), batch, c.tokens, c.reverse);
+    const Walk<float> dx(c.dx, batch, c.tokens, c.reverse);
     const int64_t count = c.channels - channel;
     V seen[K] = {}, gradient[K] = {}, total[K + 1] = {};
     for (int64_t l = 0; l < c.tokens + K - 1; ++l) {
@@ -85,8 +97,8 @@ RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, in
             for (int j = 0; j < K; ++j) total[j] += g * seen[j];
             total[K] += g;
         }
-        if (c.dx && l >= K - 1) {
-            V sum = {};
+        if (dx.data && l >= K - 1) {
+            V sum = c.accumulate ? load(dx.at(l - K + 1) + channel, count) : V{};
             RMEETO_UNROLL
             for (int j = 0; j < K; ++j)  // no gradient comes from behind the end, not even zero
                 if (K - 1 - j > l - c.tokens) sum += w[j] * gradient[K - 1 - j];
@@ -111,50 +123,54 @@ inline void conv_add_sums(const ConvBackward &c, const V *sums, int64_t blocks) 
 }
 
 template <int K>
-int conv_backward_taps(const ConvBackward &c) {
+int conv_backward_taps(const ConvBackward *calls, int64_t count) {
+    const ConvBackward &c = *calls;
     const int64_t blocks = ceil_div(c.channels, kLanes), groups = ceil_div(c.channels, kConvChannels);
-    const int64_t tasks = c.batch * groups, size = blocks * (K + 1);
-    Scratch scratch((1 + c.batch) * size * int64_t(sizeof(V)) + 64);
+    const int64_t tasks = c.batch * groups, size = arranged_size(c);
+    Scratch scratch(count * (1 + c.batch) * size * int64_t(sizeof(V)) + 64);
     if (!scratch.block) return 1;
-    V *weight = scratch.vectors(size), *sums = scratch.vectors(c.batch * size);
-    arrange_weight(c.weight, c.bias, c.channels, K, weight);
+    V *weight = scratch.vectors(count * size), *sums = scratch.vectors(count * c.batch * size);
+    for (int64_t i = 0; i < count; ++i)
+        arrange_weight(calls[i].weight, calls[i].bias, c.channels, K, weight + i * size);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads < tasks ? c.threads : tasks)) \
     if (c.threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task) {
         const int64_t batch = task / groups, begin = task % groups * kConvChannels;
-        for (int64_t channel = begin; channel < smaller(c.channels, begin + kConvChannels); channel += kLanes) {
-            const int64_t place = channel / kLanes * (K + 1);
-            conv_backward_vector<K>(c, batch, channel, weight + place, sums + batch * size + place);
-        }
+        for (int64_t i = 0; i < count; ++i)
+            for (int64_t channel = begin; channel < smaller(c.channels, begin + kConvChannels); channel += kLanes) {
+                const int64_t place = channel / kLanes * (K + 1);
+                conv_backward_vector<K>(calls[i], batch, channel, weight + i * size + place,
+                                        sums + (i * c.batch + batch) * size + place);
+            }
     }
-    conv_add_sums<K>(c, sums, blocks);
+    for (int64_t i = 0; i < count; ++i) conv_add_sums<K>(calls[i], sums + i * c.batch * size, blocks);
     return 0;
 }
 
 template <template <int> class Run, class Call>
-int by_taps(const Call &c) {
-    switch (c.taps) {
-        case 1: return Run<1>::run(c);
-        case 2: return Run<2>::run(c);
-        case 3: return Run<3>::run(c);
-        case 4: return Run<4>::run(c);
-        case 5: return Run<5>::run(c);
-        case 6: return Run<6>::run(c);
-        case 7: return Run<7>::run(c);
-        default: return Run<kMaxTaps>::run(c);
+int by_taps(const Call *calls, int64_t count) {
+    switch (calls->taps) {
+        case 1: return Run<1>::run(calls, count);
+        case 2: return Run<2>::run(calls, count);
+        case 3: return Run<3>::run(calls, count);
+        case 4: return Run<4>::run(calls, count);
+        case 5: return Run<5>::run(calls, count);
+        case 6: return Run<6>::run(calls, count);
+        case 7: return Run<7>::run(calls, count);
+        default: return Run<kMaxTaps>::run(calls, count);
     }
 }
 
 template <int K>
 struct ConvForwardRun {
-    static int run(const ConvForward &c) { return conv_forward_taps<K>(c); }
+    static int run(const ConvForward *calls, int64_t count) { return conv_forward_taps<K>(calls, count); }
 };
 template <int K>
 struct ConvBackwardRun {
-    static int run(const ConvBackward &c) { return conv_backward_taps<K>(c); }
+    static int run(const ConvBackward *calls, int64_t count) { return conv_backward_taps<K>(calls, count); }
 };
 
-int conv_forward(const ConvForward &c) { return by_taps<ConvForwardRun>(c); }
-int conv_backward(const ConvBackward &c) { return by_taps<ConvBackwardRun>(c); }
+int conv_forward(const ConvForward *calls, int64_t count) { return by_taps<ConvForwardRun>(calls, count); }
+int conv_backward(const ConvBackward *calls, int64_t count) { return by_taps<ConvBackwardRun>(calls, count); }
 
 }  // namespace

@@ -17,25 +17,44 @@ extern const Kernels avx512;
 
 namespace {
 
-const Kernels &choose() {
+bool can_run(const Kernels &kernels) {
 #if defined(RMEETO_HAVE_AVX2) || defined(RMEETO_HAVE_AVX512)
     __builtin_cpu_init();
 #endif
 #ifdef RMEETO_HAVE_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-        return avx512;
+    if (&kernels == &avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif
 #ifdef RMEETO_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2;
+    if (&kernels == &avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
-    return baseline;
+    return &kernels == &baseline;
 }
 
-const Kernels &chosen() {
-    static const Kernels &kernels = choose();
+// Best first.
+const Kernels *const compiled[] = {
+#ifdef RMEETO_HAVE_AVX512
+    &avx512,
+#endif
+#ifdef RMEETO_HAVE_AVX2
+    &avx2,
+#endif
+    &baseline,
+};
+
+const Kernels *choose() {
+    for (const Kernels *kernels : compiled)
+        if (can_run(*kernels)) return kernels;
+    return &baseline;
+}
+
+const Kernels *&current() {
+    static const Kernels *kernels = choose();
     return kernels;
 }
+
+const Kernels &chosen() { return *current(); }
 
 }  // namespace
 }  // namespace rmeeto
@@ -43,9 +62,15 @@ const Kernels &chosen() {
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 1; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 2; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
+
+// The instruction sets that were compiled in, best first, and whether this processor has them.
+RMEETO_EXPORT int64_t rmeeto_isa_count() { return sizeof compiled / sizeof *compiled; }
+RMEETO_EXPORT const char *rmeeto_isa_name(int64_t index) { return compiled[index]->name; }
+RMEETO_EXPORT int64_t rmeeto_isa_runs(int64_t index) { return can_run(*compiled[index]); }
+RMEETO_EXPORT void rmeeto_isa_use(int64_t index) { current() = compiled[index]; }
 
 RMEETO_EXPORT int64_t rmeeto_openmp() {
 #ifdef _OPENMP
@@ -69,17 +94,17 @@ RMEETO_EXPORT const char *rmeeto_compiler() {
 RMEETO_EXPORT int64_t rmeeto_chunk() { return kChunk; }
 RMEETO_EXPORT int64_t rmeeto_channel_pad() { return kChannelPad; }
 
-RMEETO_EXPORT int rmeeto_scan_forward(const void *call) {
-    return chosen().scan_forward(*static_cast<const ScanForward *>(call));
+RMEETO_EXPORT int rmeeto_scan_forward(const void *calls, int64_t count) {
+    return chosen().scan_forward(static_cast<const ScanForward *>(calls), count);
 }
-RMEETO_EXPORT int rmeeto_scan_backward(const void *call) {
-    return chosen().scan_backward(*static_cast<const ScanBackward *>(call));
+RMEETO_EXPORT int rmeeto_scan_backward(const void *calls, int64_t count) {
+    return chosen().scan_backward(static_cast<const ScanBackward *>(calls), count);
 }
-RMEETO_EXPORT int rmeeto_conv_forward(const void *call) {
-    return chosen().conv_forward(*static_cast<const ConvForward *>(call));
+RMEETO_EXPORT int rmeeto_conv_forward(const void *calls, int64_t count) {
+    return chosen().conv_forward(static_cast<const ConvForward *>(calls), count);
 }
-RMEETO_EXPORT int rmeeto_conv_backward(const void *call) {
-    return chosen().conv_backward(*static_cast<const ConvBackward *>(call));
+RMEETO_EXPORT int rmeeto_conv_backward(const void *calls, int64_t count) {
+    return chosen().conv_backward(static_cast<const ConvBackward *>(calls), count);
 }
 RMEETO_EXPORT void rmeeto_map(int64_t function, int64_t count, const float *x, float *y) {
     chosen().map(function, count, x, y);

@@ -22,27 +22,32 @@ struct Rows {
 using In = Rows<const float>;
 using Out = Rows<float>;
 
-// y = scan(u, delta, A, B, C, D, z); states keeps the state at the start of every chunk for the backward pass.
-struct ScanForward {
-    int64_t batch, tokens, channels, state, threads, softplus, reverse;
+// One direction of a scan: y = (before + scan(u, delta, A, B, C) + D u) silu(z) scale, where before is what y holds already
+// (accumulate) or zero. With rank > 0 the rows of delta hold dt (rank numbers) and delta = W dt. Several calls are made in
+// one go: each task runs them one after the other, so that what one leaves in y the next finds in the cache.
+struct ScanInputsOf {
+    int64_t batch, tokens, channels, state, rank, threads, softplus, reverse, accumulate;
+    double scale;
     In u, delta, B, C, z, time;
-    const float *A, *D, *bias;
-    Out y;
-    float *states;  // (batch, chunks, state, padded channels) or null
+    const float *A, *D, *bias, *W;
 };
 
-// Gradients; a null pointer means that nobody needs this one.
+struct ScanForward {
+    ScanInputsOf in;
+    Out y;
+    float *states;  // the state at the start of every chunk, (batch, chunks, state, padded channels), or null
+};
+
+// Gradients; a null pointer means that nobody needs this one. accumulate: dz is added to what is there.
 struct ScanBackward {
-    int64_t batch, tokens, channels, state, threads, softplus, reverse;
-    In u, delta, B, C, z, time;
-    const float *A, *D, *bias;
+    ScanInputsOf in;
     const float *states;
     In dy;
-    float *du, *ddelta, *dz;  // (batch, tokens, channels)
-    float *dB, *dC;           // (batch, tokens, state)
-    float *dtime;             // (batch, tokens)
-    float *dA;                // (channels, state)
-    float *dD, *dbias;        // (channels)
+    Out du, ddelta, dz;  // (batch, tokens, channels); ddelta is W dt's where rank > 0
+    Out dB, dC;          // (batch, tokens, state)
+    float *dtime;        // (batch, tokens)
+    float *dA;           // (channels, state)
+    float *dD, *dbias;   // (channels)
 };
 
 // y = silu(bias + depthwise causal convolution of x); weight is (channels, taps).
@@ -54,24 +59,25 @@ struct ConvForward {
 };
 
 struct ConvBackward {
-    int64_t batch, tokens, channels, taps, threads, reverse;
+    int64_t batch, tokens, channels, taps, threads, reverse, accumulate;
     In x;
     const float *weight, *bias;
     In dy;
-    float *dx;       // (batch, tokens, channels)
+    Out dx;          // (batch, tokens, channels); accumulate: added to what is there
     float *dweight;  // (channels, taps)
     float *dbias;    // (channels)
 };
 
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
-// What one instruction set offers. Every function returns 0, or 1 when memory ran out.
+// What one instruction set offers. Every function runs `count` calls of the same batch and channels, and returns 0, or
+// 1 when memory ran out.
 struct Kernels {
     const char *name;
-    int (*scan_forward)(const ScanForward &);
-    int (*scan_backward)(const ScanBackward &);
-    int (*conv_forward)(const ConvForward &);
-    int (*conv_backward)(const ConvBackward &);
+    int (*scan_forward)(const ScanForward *, int64_t count);
+    int (*scan_backward)(const ScanBackward *, int64_t count);
+    int (*conv_forward)(const ConvForward *, int64_t count);
+    int (*conv_backward)(const ConvBackward *, int64_t count);
     void (*map)(int64_t function, int64_t count, const float *x, float *y);  // for the tests of exp and friends
 };
 

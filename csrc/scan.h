@@ -25,29 +25,34 @@ struct Walk {
 
 inline Out rows(float *data, int64_t tokens, int64_t width) { return Out{data, tokens * width, width}; }
 
-// A (channels, state) as vectors over channels, [state][lanes], times log2(e). True when no rate is positive.
-inline bool transpose_A(const float *A, int64_t state, int64_t count, V *out) {
+// A matrix (channels, width) as vectors over channels, [width][lanes].
+inline void transpose(const float *rows, int64_t width, int64_t count, V *out) {
     float *lanes = reinterpret_cast<float *>(out);
-    bool decays = true;
     for (int64_t i = 0; i < kLanes; ++i)
-        for (int64_t k = 0; k < state; ++k) {
-            const float rate = i < count ? A[i * state + k] : 0.0f;
-            decays = decays && !(rate > 0.0f);
-            lanes[k * kLanes + i] = rate * kLog2e;
-        }
-    return decays;
+        for (int64_t k = 0; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
+}
+
+// A transposed, times log2(e). True when no rate is positive.
+inline bool transpose_A(const float *A, int64_t state, int64_t count, V *out) {
+    transpose(A, state, count, out);
+    VI positive = {};
+    for (int64_t k = 0; k < state; ++k) {
+        out[k] *= kLog2e;
+        positive |= out[k] > V{};
+    }
+    return !any(positive);
 }
 
 // What the recurrence reads for one chunk of tokens and one vector of channels.
 struct ScanInputs {
+    V raw[kChunk];                                            // delta with its bias, before softplus
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
     bool forward_time;                                        // no step is negative
 };
 
 struct ScanWalks {
     Walk<const float> u, delta, B, C, z, time;
-    template <class Call>
-    ScanWalks(const Call &c, int64_t batch)
+    ScanWalks(const ScanInputsOf &c, int64_t batch)
         : u(c.u, batch, c.tokens, c.reverse), delta(c.delta, batch, c.tokens, c.reverse),
           B(c.B, batch, c.tokens, c.reverse), C(c.C, batch, c.tokens, c.reverse), z(c.z, batch, c.tokens, c.reverse),
           time(c.time, batch, c.tokens, c.reverse) {}
@@ -60,12 +65,43 @@ inline void fetch_ahead(const Walk<const float> &rows, int64_t first, int64_t to
     for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel);
 }
 
-template <class Call>
-inline void read_inputs(const Call &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
-                        ScanInputs &in) {
+// G tokens of raw[t] = bias + W dt[t], in step; W is transposed.
+template <int G>
+RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias, V *raw) {
+    V sums[G];
+    const float *rows[G];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) {
+        sums[i] = bias;
+        rows[i] = dt.at(first + i);
+    }
+    for (int64_t r = 0; r < rank; ++r) {
+        const V weight = W[r];
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) sums[i] += weight * rows[i][r];
+    }
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) raw[i] = sums[i];
+}
+
+inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
+                       const V *W, V *raw) {
     const int64_t count = c.channels - channel;
     const V bias = c.bias ? load(c.bias + channel, count) : V{};
-    for (int64_t t = 0; t < length; ++t) in.delta[t] = load(w.delta.at(first + t) + channel, count) + bias;
+    int64_t t = 0;
+    if (c.rank) {
+        for (; t + 8 <= length; t += 8) project_dt<8>(w.delta, first + t, c.rank, W, bias, raw + t);
+        for (; t < length; ++t) project_dt<1>(w.delta, first + t, c.rank, W, bias, raw + t);
+    } else {
+        for (; t < length; ++t) raw[t] = load(w.delta.at(first + t) + channel, count) + bias;
+    }
+}
+
+inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
+                        const V *W, ScanInputs &in) {
+    const int64_t count = c.channels - channel;
+    read_delta(c, w, first, length, channel, W, in.raw);
+    for (int64_t t = 0; t < length; ++t) in.delta[t] = in.raw[t];
     if (c.softplus) {
         for (int64_t t = length; t % kInStep; ++t) in.delta[t] = V{};
         apply<softpluses<kInStep>>(in.delta, length);
@@ -141,19 +177,21 @@ inline T *kept_states(T *states, int64_t batch, int64_t chunks, int64_t chunk, i
     return states + ((batch * chunks + chunk) * state) * padded + channel;
 }
 
-inline void forward_task(const ScanForward &c, int64_t batch, int64_t channel_begin, V *scratch) {
+inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel_begin, V *scratch) {
+    const ScanInputsOf &c = call.in;
     const int64_t channel_end = smaller(c.channels, channel_begin + kForwardGroup);
     const int64_t vectors = ceil_div(channel_end - channel_begin, kLanes);
     const int64_t chunks = ceil_div(c.tokens, kChunk), padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
-    V *A = scratch, *h = scratch + vectors * c.state;
+    V *A = scratch, *h = A + vectors * c.state, *W = h + vectors * c.state;
     bool decays = true;
     for (int64_t v = 0; v < vectors; ++v) {
         const int64_t channel = channel_begin + v * kLanes;
         decays &= transpose_A(c.A + channel * c.state, c.state, c.channels - channel, A + v * c.state);
+        if (c.rank) transpose(c.W + channel * c.rank, c.rank, c.channels - channel, W + v * c.rank);
     }
     memset(h, 0, vectors * c.state * sizeof(V));
     const ScanWalks w(c, batch);
-    const Walk<float> out(c.y, batch, c.tokens, c.reverse);
+    const Walk<float> out(call.y, batch, c.tokens, c.reverse);
     ScanInputs in;
     V y[kChunk], gate[kChunk];
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -161,34 +199,52 @@ inline void forward_task(const ScanForward &c, int64_t batch, int64_t channel_be
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes, count = c.channels - channel;
             V *state = h + v * c.state;
-            if (c.states) {
-                float *kept = kept_states(c.states, batch, chunks, chunk, c.state, c.channels, channel);
+            if (call.states) {
+                float *kept = kept_states(call.states, batch, chunks, chunk, c.state, c.channels, channel);
                 for (int64_t k = 0; k < c.state; ++k) store(kept + k * padded, state[k]);
             }
-            const Walk<const float> *inputs[] = {&w.u, &w.delta, &w.z};
-            for (const auto *rows : inputs) fetch_ahead(*rows, first + kChunk, c.tokens, channel);
-            read_inputs(c, w, first, length, channel, in);
+            fetch_ahead(w.u, first + kChunk, c.tokens, channel);
+            if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
+            fetch_ahead(w.z, first + kChunk, c.tokens, channel);
+            read_inputs(c, w, first, length, channel, W + v * c.rank, in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
             if (decays && in.forward_time)
                 forward_states<true>(in, w, first, length, c.state, A + v * c.state, state, y);
             else
                 forward_states<false>(in, w, first, length, c.state, A + v * c.state, state, y);
+            if (c.accumulate)
+                for (int64_t t = 0; t < length; ++t) y[t] += load(out.at(first + t) + channel, count);
             if (c.z.data) {
                 read_sigmoids(w.z, first, length, channel, count, gate);
-                for (int64_t t = 0; t < length; ++t) y[t] *= load(w.z.at(first + t) + channel, count) * gate[t];
+                const float scale = float(c.scale);
+                for (int64_t t = 0; t < length; ++t)
+                    y[t] *= load(w.z.at(first + t) + channel, count) * gate[t] * scale;
             }
             for (int64_t t = 0; t < length; ++t) store(out.at(first + t) + channel, y[t], count);
         }
     }
 }
 
-int scan_forward(const ScanForward &c) {
+// Room for the vectors of one task of any of the calls.
+template <class Call>
+inline int64_t largest(const Call *calls, int64_t count, int64_t per_state, int64_t per_rank) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t size = per_state * calls[i].in.state + per_rank * calls[i].in.rank;
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+int scan_forward(const ScanForward *calls, int64_t count) {
+    const ScanInputsOf &c = calls->in;
     const int64_t groups = ceil_div(c.channels, kForwardGroup), tasks = c.batch * groups;
+    constexpr int64_t vectors = kForwardGroup / kLanes;
     int failed = 0;
 #pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
     {
-        Scratch scratch(2 * (kForwardGroup / kLanes) * c.state * sizeof(V) + 64);
+        Scratch scratch(largest(calls, count, 2 * vectors, vectors) * int64_t(sizeof(V)) + 64);
         if (!scratch.block) {
 #pragma omp atomic write
             failed = 1;
@@ -196,7 +252,8 @@ int scan_forward(const ScanForward &c) {
         V *buffer = scratch.vectors(0);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task)
-            if (scratch.block) forward_task(c, task / groups, task % groups * kForwardGroup, buffer);
+            for (int64_t i = 0; scratch.block && i < count; ++i)
+                forward_task(calls[i], task / groups, task % groups * kForwardGroup, buffer);
     }
     return failed;
 }

@@ -17,7 +17,7 @@ struct BackwardChunk {
 
 // A task's own memory. Sizes in vectors: state * lanes-groups for A, dh, dA; chunk * state for dB, dC.
 struct BackwardScratch {
-    V *A, *dh, *dA, *dB, *dC, *decay, *h;
+    V *A, *W, *dh, *dA, *dB, *dC, *decay, *h;
     float *dD, *dbias;
 };
 
@@ -114,31 +114,34 @@ struct BackwardWalks {
     Walk<float> du, ddelta, dz, dB, dC, dtime;  // dB, dC, dtime: this task's partial sums
 };
 
-inline void prepare_chunk(const ScanBackward &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
-                          int64_t length, int64_t channel, BackwardChunk &b) {
+inline void prepare_chunk(const ScanInputsOf &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
+                          int64_t length, int64_t channel, const V *W, BackwardChunk &b) {
     const int64_t count = c.channels - channel;
-    const Walk<const float> *inputs[] = {&w.u, &w.delta, &w.z, &o.dy};
+    const Walk<const float> *inputs[] = {&w.u, &w.z, &o.dy};
     for (const auto *rows : inputs) fetch_ahead(*rows, first - kChunk, c.tokens, channel);
-    read_inputs(c, w, first, length, channel, b.in);
+    if (!c.rank) fetch_ahead(w.delta, first - kChunk, c.tokens, channel);
+    read_inputs(c, w, first, length, channel, W, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
+    const float scale = float(c.scale);
     if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
     for (int64_t t = 0; t < length; ++t) {
         b.g[t] = load(o.dy.at(first + t) + channel, count);
-        if (w.z.data) b.g[t] *= load(w.z.at(first + t) + channel, count) * b.gate[t];
+        if (w.z.data) b.g[t] *= load(w.z.at(first + t) + channel, count) * b.gate[t] * scale;
         b.y[t] = c.D ? skip * b.in.u[t] : V{};
         b.ddrive[t] = b.dstep[t] = V{};
     }
 }
 
-inline void finish_chunk(const ScanBackward &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
+inline void finish_chunk(const ScanInputsOf &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
                          int64_t length, int64_t channel, BackwardChunk &b, V *dtime, V &dD, V &dbias) {
     const int64_t count = c.channels - channel;
-    const V skip = c.D ? load(c.D + channel, count) : V{}, bias = c.bias ? load(c.bias + channel, count) : V{};
+    const V skip = c.D ? load(c.D + channel, count) : V{};
     if (c.softplus) {
-        for (int64_t t = 0; t < length; ++t) b.slope[t] = load(w.delta.at(first + t) + channel, count) + bias;
+        for (int64_t t = 0; t < length; ++t) b.slope[t] = b.in.raw[t];
         for (int64_t t = length; t % kInStep; ++t) b.slope[t] = V{};
         apply<sigmoids<kInStep>>(b.slope, length);
     }
+    const float scale = float(c.scale);
     for (int64_t t = length - 1; t >= 0; --t) {
         const V u = b.in.u[t], dstep = b.dstep[t] * kLn2;
         const float time = w.time.data ? *w.time.at(first + t) : 1.0f;
@@ -148,12 +151,14 @@ inline void finish_chunk(const ScanBackward &c, const ScanWalks &w, const Backwa
         dD += b.g[t] * u;
         dbias += ddelta;
         const V du = b.ddrive[t] * b.in.delta[t] + (c.D ? b.g[t] * skip : V{});
-        if (c.du) store(o.du.at(first + t) + channel, du, count);
-        if (c.ddelta) store(o.ddelta.at(first + t) + channel, ddelta, count);
-        if (c.dz) {
+        if (o.du.data) store(o.du.at(first + t) + channel, du, count);
+        if (o.ddelta.data) store(o.ddelta.at(first + t) + channel, ddelta, count);
+        if (o.dz.data) {
             const V z = load(w.z.at(first + t) + channel, count), s = b.gate[t];
             const V dy = load(o.dy.at(first + t) + channel, count);
-            store(o.dz.at(first + t) + channel, dy * b.y[t] * (s * (1.0f + z * (1.0f - s))), count);
+            V dz = dy * b.y[t] * (s * (1.0f + z * (1.0f - s)) * scale);
+            if (c.accumulate) dz += load(o.dz.at(first + t) + channel, count);
+            store(o.dz.at(first + t) + channel, dz, count);
         }
     }
 }
@@ -165,7 +170,17 @@ struct Partials {
     float *dA, *dD, *dbias;     // (batch, state, padded) or (batch, padded)
 };
 
-inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batch, int64_t group, BackwardScratch &m) {
+// The rows of a chunk: out[t][j] = sum of the lanes of sums[t * width + j]; sums has whole chunks of rows, and is used up.
+inline void write_token_sums(const Walk<float> &out, int64_t first, int64_t length, int64_t width, V *sums) {
+    if (!out.data) return;
+    float *flat = reinterpret_cast<float *>(sums);
+    lane_sums(sums, length * width, flat);
+    for (int64_t t = 0; t < length; ++t) memcpy(out.at(first + t), flat + t * width, width * sizeof(float));
+}
+
+inline void backward_task(const ScanBackward &call, const Partials &p, int64_t batch, int64_t group,
+                          BackwardScratch &m) {
+    const ScanInputsOf &c = call.in;
     const int64_t channel_begin = group * kBackwardGroup;
     const int64_t vectors = ceil_div(smaller(kBackwardGroup, c.channels - channel_begin), kLanes);
     const int64_t chunks = ceil_div(c.tokens, kChunk), state = c.state, n = c.tokens, e = c.channels;
@@ -173,16 +188,17 @@ inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batc
     for (int64_t v = 0; v < vectors; ++v) {
         const int64_t channel = channel_begin + v * kLanes;
         decays &= transpose_A(c.A + channel * state, state, e - channel, m.A + v * state);
+        if (c.rank) transpose(c.W + channel * c.rank, c.rank, e - channel, m.W + v * c.rank);
     }
     memset(m.dh, 0, vectors * state * sizeof(V));
     memset(m.dA, 0, vectors * state * sizeof(V));
     V dD[kBackwardGroup / kLanes] = {}, dbias[kBackwardGroup / kLanes] = {};
     const ScanWalks w(c, batch);
     const int64_t part = batch * p.groups + group;
-    const BackwardWalks o{{c.dy, batch, n, c.reverse},
-                          {rows(c.du, n, e), batch, n, c.reverse},
-                          {rows(c.ddelta, n, e), batch, n, c.reverse},
-                          {rows(c.dz, n, e), batch, n, c.reverse},
+    const BackwardWalks o{{call.dy, batch, n, c.reverse},
+                          {call.du, batch, n, c.reverse},
+                          {call.ddelta, batch, n, c.reverse},
+                          {call.dz, batch, n, c.reverse},
                           {rows(p.dB, n, state), part, n, c.reverse},
                           {rows(p.dC, n, state), part, n, c.reverse},
                           {rows(p.dtime, n, 1), part, n, c.reverse}};
@@ -190,26 +206,24 @@ inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batc
     V dtime[kChunk];
     for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
         const int64_t first = chunk * kChunk, length = smaller(kChunk, n - first);
-        memset(m.dB, 0, length * state * sizeof(V));
-        memset(m.dC, 0, length * state * sizeof(V));
+        memset(m.dB, 0, kChunk * state * sizeof(V));
+        memset(m.dC, 0, kChunk * state * sizeof(V));
         memset(dtime, 0, sizeof dtime);
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes;
-            prepare_chunk(c, w, o, first, length, channel, b);
-            const Tile tile{first, length, state, v, kept_states(c.states, batch, chunks, chunk, state, e, channel),
+            prepare_chunk(c, w, o, first, length, channel, m.W + v * c.rank, b);
+            const Tile tile{first, length, state, v, kept_states(call.states, batch, chunks, chunk, state, e, channel),
                             p.padded};
-            const bool gated = c.dz != nullptr;
+            const bool gated = o.dz.data != nullptr;
             if (decays && b.in.forward_time)
                 gated ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
             else
                 gated ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
             finish_chunk(c, w, o, first, length, channel, b, dtime, dD[v], dbias[v]);
         }
-        for (int64_t t = 0; t < length; ++t) {
-            for (int64_t k = 0; p.dB && k < state; ++k) o.dB.at(first + t)[k] = sum(m.dB[t * state + k]);
-            for (int64_t k = 0; p.dC && k < state; ++k) o.dC.at(first + t)[k] = sum(m.dC[t * state + k]);
-            if (p.dtime) *o.dtime.at(first + t) = sum(dtime[t]);
-        }
+        write_token_sums(o.dB, first, length, state, m.dB);
+        write_token_sums(o.dC, first, length, state, m.dC);
+        write_token_sums(o.dtime, first, length, 1, dtime);
     }
     for (int64_t v = 0; v < vectors; ++v) {
         const int64_t channel = channel_begin + v * kLanes;
@@ -220,78 +234,106 @@ inline void backward_task(const ScanBackward &c, const Partials &p, int64_t batc
     }
 }
 
-// out[j] = sum over i of parts[i * stride + j]
-inline void add_up(float *out, const float *parts, int64_t count, int64_t stride, int64_t width) {
-    memcpy(out, parts, width * sizeof(float));
-    for (int64_t i = 1; i < count; ++i)
-        for (int64_t j = 0; j < width; ++j) out[j] += parts[i * stride + j];
+// out[t][j] = sum over i of parts[i][t][j], for every token of a batch row
+inline void add_up(Out out, int64_t batch, const float *parts, int64_t groups, int64_t tokens, int64_t width) {
+    for (int64_t t = 0; t < tokens; ++t) {
+        float *row = out.data + batch * out.batch_stride + t * out.token_stride;
+        const float *part = parts + (batch * groups * tokens + t) * width;
+        memcpy(row, part, width * sizeof(float));
+        for (int64_t i = 1; i < groups; ++i)
+            for (int64_t j = 0; j < width; ++j) row[j] += part[i * tokens * width + j];
+    }
 }
 
-inline void add_partials(const ScanBackward &c, const Partials &p) {
+inline void add_partials(const ScanBackward &call, const Partials &p) {
+    const ScanInputsOf &c = call.in;
     const int64_t n = c.tokens, s = c.state;
     for (int64_t b = 0; b < c.batch; ++b) {
-        if (c.dB) add_up(c.dB + b * n * s, p.dB + b * p.groups * n * s, p.groups, n * s, n * s);
-        if (c.dC) add_up(c.dC + b * n * s, p.dC + b * p.groups * n * s, p.groups, n * s, n * s);
-        if (c.dtime) add_up(c.dtime + b * n, p.dtime + b * p.groups * n, p.groups, n, n);
+        if (p.dB) add_up(call.dB, b, p.dB, p.groups, n, s);
+        if (p.dC) add_up(call.dC, b, p.dC, p.groups, n, s);
+        if (p.dtime) add_up(rows(call.dtime, n, 1), b, p.dtime, p.groups, n, 1);
     }
     for (int64_t channel = 0; channel < c.channels; ++channel) {
-        for (int64_t k = 0; c.dA && k < s; ++k) {
+        for (int64_t k = 0; call.dA && k < s; ++k) {
             float total = 0;
             for (int64_t b = 0; b < c.batch; ++b) total += p.dA[(b * s + k) * p.padded + channel];
-            c.dA[channel * s + k] = total;
+            call.dA[channel * s + k] = total;
         }
         float total_D = 0, total_bias = 0;
         for (int64_t b = 0; b < c.batch; ++b) {
             total_D += p.dD[b * p.padded + channel];
             total_bias += p.dbias[b * p.padded + channel];
         }
-        if (c.dD) c.dD[channel] = total_D;
-        if (c.dbias) c.dbias[channel] = total_bias;
+        if (call.dD) call.dD[channel] = total_D;
+        if (call.dbias) call.dbias[channel] = total_bias;
     }
 }
 
-int scan_backward(const ScanBackward &c) {
-    const int64_t n = c.tokens, s = c.state;
-    Partials p{};
+// Lays the partial sums of one call out at `memory`, where there is some; returns how many floats they take.
+inline int64_t lay_out(const ScanBackward &call, float *memory, Partials &p) {
+    const ScanInputsOf &c = call.in;
     p.groups = ceil_div(c.channels, kBackwardGroup);
     p.padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
-    const int64_t tasks = c.batch * p.groups;
-    const int64_t sizes[6] = {c.dB ? tasks * n * s : 0, c.dC ? tasks * n * s : 0, c.dtime ? tasks * n : 0,
-                              c.batch * s * p.padded, c.batch * p.padded, c.batch * p.padded};
+    const int64_t rows = c.batch * p.groups * c.tokens, columns = c.batch * p.padded;
+    const int64_t sizes[6] = {call.dB.data ? rows * c.state : 0, call.dC.data ? rows * c.state : 0,
+                              call.dtime ? rows : 0, columns * c.state, columns, columns};
     float **places[6] = {&p.dB, &p.dC, &p.dtime, &p.dA, &p.dD, &p.dbias};
     int64_t total = 0;
-    for (int64_t size : sizes) total += size;
-    Scratch partials(total * int64_t(sizeof(float)));
-    if (!partials.block) return 1;
-    float *next = reinterpret_cast<float *>(partials.next);
     for (int i = 0; i < 6; ++i) {
-        *places[i] = sizes[i] ? next : nullptr;
-        next += sizes[i];
+        *places[i] = memory && sizes[i] ? memory + total : nullptr;
+        total += sizes[i];
     }
+    return total;
+}
+
+inline bool take_scratch(Scratch &memory, int64_t state, int64_t rank, BackwardScratch &m) {
     const int64_t vectors = kBackwardGroup / kLanes;
+    if (!memory.block) return false;
+    m.A = memory.vectors(vectors * state);
+    m.W = memory.vectors(vectors * rank);
+    m.dh = memory.vectors(vectors * state);
+    m.dA = memory.vectors(vectors * state);
+    m.dB = memory.vectors(kChunk * state);
+    m.dC = memory.vectors(kChunk * state);
+    m.decay = memory.vectors(8 * kChunk);
+    m.h = memory.vectors(8 * (kChunk + 1));
+    return true;
+}
+
+constexpr int64_t kMostCalls = 2;
+
+int scan_backward(const ScanBackward *calls, int64_t count) {
+    const ScanInputsOf &c = calls->in;
+    Partials partials[kMostCalls] = {};
+    int64_t total = 0, state = 0, rank = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        total += lay_out(calls[i], nullptr, partials[i]);
+        state = calls[i].in.state > state ? calls[i].in.state : state;
+        rank = calls[i].in.rank > rank ? calls[i].in.rank : rank;
+    }
+    Scratch memory(total * int64_t(sizeof(float)));
+    if (!memory.block) return 1;
+    float *next = reinterpret_cast<float *>(memory.next);
+    for (int64_t i = 0; i < count; ++i) next += lay_out(calls[i], next, partials[i]);
+    const int64_t groups = partials->groups, tasks = c.batch * groups;
     int failed = 0;
 #pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
     {
-        const int64_t size = 3 * vectors * s + 2 * kChunk * s + 8 * (2 * kChunk + 1);
-        Scratch memory(size * int64_t(sizeof(V)) + 7 * 64);
+        const int64_t vectors = kBackwardGroup / kLanes;
+        const int64_t size = vectors * (3 * state + rank) + 2 * kChunk * state + 8 * (2 * kChunk + 1);
+        Scratch own(size * int64_t(sizeof(V)) + 8 * 64);
         BackwardScratch m{};
-        if (memory.block) {
-            m.A = memory.vectors(vectors * s);
-            m.dh = memory.vectors(vectors * s);
-            m.dA = memory.vectors(vectors * s);
-            m.dB = memory.vectors(kChunk * s);
-            m.dC = memory.vectors(kChunk * s);
-            m.decay = memory.vectors(8 * kChunk);
-            m.h = memory.vectors(8 * (kChunk + 1));
-        } else {
+        const bool ready = take_scratch(own, state, rank, m);
+        if (!ready) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task)
-            if (memory.block) backward_task(c, p, task / p.groups, task % p.groups, m);
+            for (int64_t i = 0; ready && i < count; ++i)
+                backward_task(calls[i], partials[i], task / groups, task % groups, m);
     }
-    if (!failed) add_partials(c, p);
+    for (int64_t i = 0; !failed && i < count; ++i) add_partials(calls[i], partials[i]);
     return failed;
 }
 

@@ -60,13 +60,51 @@ RMEETO_INLINE void store(float *p, V v, int64_t count) {
     for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
-// A fixed tree, so that the sum does not depend on the compiler's mood.
-RMEETO_INLINE float sum(V v) {
-    alignas(64) float lanes[kLanes];
-    store(lanes, v);
-    for (int64_t half = kLanes / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
+template <int... I>
+struct Indices {};
+#if RMEETO_LANES == 16
+typedef Indices<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> AllLanes;
+#elif RMEETO_LANES == 8
+typedef Indices<0, 1, 2, 3, 4, 5, 6, 7> AllLanes;
+#else
+typedef Indices<0, 1, 2, 3> AllLanes;
+#endif
+
+// Neighbours W lanes apart added up: lanes without the bit W hold sums of a, the others of b.
+template <int W, int... I>
+RMEETO_INLINE V fold(V a, V b, Indices<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, ((I & W ? RMEETO_LANES : 0) + (I & ~W))...) +
+           __builtin_shufflevector(a, b, ((I & W ? RMEETO_LANES : 0) + (I | W))...);
+#else
+    return __builtin_shuffle(a, b, VI{((I & W ? RMEETO_LANES : 0) + (I & ~W))...}) +
+           __builtin_shuffle(a, b, VI{((I & W ? RMEETO_LANES : 0) + (I | W))...});
+#endif
+}
+
+// Lane i of the result is the sum of the lanes of v[i], added in a fixed tree. N vectors are left to fold; W * N = kLanes.
+template <int W, int N>
+struct LaneSums {
+    static RMEETO_INLINE V of(V *v) {
+        RMEETO_UNROLL
+        for (int i = 0; i < N / 2; ++i) v[i] = fold<W>(v[2 * i], v[2 * i + 1], AllLanes());
+        return LaneSums<2 * W, N / 2>::of(v);
+    }
+};
+template <int W>
+struct LaneSums<W, 1> {
+    static RMEETO_INLINE V of(V *v) { return v[0]; }
+};
+
+// out[i] = sum of the lanes of rows[i]. Works in steps of kLanes rows, which must be there and may be anything; out may be
+// the memory of rows itself: it never overtakes the reading.
+inline void lane_sums(const V *rows, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+        V v[kLanes];
+        RMEETO_UNROLL
+        for (int j = 0; j < kLanes; ++j) v[j] = rows[i + j];
+        store(out + i, LaneSums<1, kLanes>::of(v));
+    }
 }
 
 RMEETO_INLINE bool any(VI mask) {

@@ -84,8 +84,8 @@ REFUSED = [
     # places
     (f"{PRETRAIN} --data photos --output file", "output file is a file; name a folder"),
     (f"{RETRAIN} {MODEL} --r 4 --output file/new", "cannot write file/new"),
-    (f"{RETRAIN} {MODEL} --r 4 --output run", "run holds a run already; add --resume"),
-    (f"{RETRAIN} {MODEL} --r 4 --output run --resume", "no checkpoint in run/checkpoints is whole; start"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run", "run holds a run already; add --resume auto"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run --resume auto", "no checkpoint in run/checkpoints is whole; start"),
     (f"{RETRAIN} {MODEL} --r 4 --output model", "model holds a model already, which the run would replace"),
     ("demo --output photos", "photos holds something else than a demo"),
     ("demo --output file", "output file is a file; name a folder"),
@@ -155,7 +155,7 @@ FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "rmeeto: No space left on device: /x; free"),
     (MemoryError(), 2, "rmeeto: the memory does not suffice; use smaller batches"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "rmeeto: the memory does not suffice"),
-    (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume continues"),
+    (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume auto continues"),
 ]  # fmt: skip
 
 

@@ -27,19 +27,20 @@ SCHEDULE = "every final phase r removals"
 SETTINGS = "class_place feature mode order rank seed shuffle similarity size_aware_scan"
 SPEED = "speed_batch speed_repeats speed_warmup threads"
 RECIPE = (
-    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path dtype ema_decay ema_warmup epochs eps lr "
-    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob seed smoothing temperature time_limit "
+    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs eps lr "
+    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob precision seed smoothing temperature time_limit "
     "warmup_epochs weight_decay"
 )
 AUGMENT = (
     "auto_augment color_jitter crop erasing erasing_mode hflip interpolation padding ratio repeats scale"
 )  # fmt: skip
+RUN = "checkpoint_every log_every parallel resume tracker validate_every"
 # A new option is a decision: it is written here too.
 OPTIONS = {
     "demo": "json output quick",
     "doctor": "json",
-    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} json output resume",
-    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} json output resume",
+    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output",
+    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
     "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json own_schedule",
 }

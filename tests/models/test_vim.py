@@ -12,7 +12,25 @@ from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.models import Vim, VimConfig, cast_weights, create
 from rmeeto.models.embed import place_class_token
 
-OFFICIAL = json.loads((Path(__file__).parents[1] / "golden" / "keys_image.json").read_text())
+GOLDEN = Path(__file__).parents[1] / "golden"
+OFFICIAL = {
+    name: shapes
+    for file in ("keys_image.json", "keys_video.json")
+    for name, shapes in json.loads((GOLDEN / file).read_text()).items()
+}
+# Sizes of ours -> name in the official files. R-MeeTo's image "middle" has 24 blocks, VideoMamba's own has 32.
+PUBLISHED = {
+    ("vim_tiny", None): ("vim_tiny", 7_148_008),
+    ("vim_small", None): ("vim_small", 25_796_584),
+    ("vim_base", None): ("vim_base", 97_598_440),
+    ("videomamba_tiny", None): ("RMeeTo_video_tiny", 7_148_008),
+    ("videomamba_small", None): ("RMeeTo_video_small", 25_796_584),
+    ("videomamba_middle", 24): ("RMeeTo_video_middle", 55_946_728),
+    ("videomamba_base", None): ("RMeeTo_video_base", 97_598_440),
+    ("videomamba_tiny_k400_f8", None): ("videomamba_tiny_k400_f8", 7_033_744),
+    ("videomamba_small_k400_f8", None): ("videomamba_small_k400_f8", 25_568_656),
+    ("videomamba_middle_k400_f8", None): ("videomamba_middle_k400_f8", 73_875_856),
+}
 SMALL = VimConfig(img_size=(12, 12), patch_size=4, in_chans=3, num_classes=5, embed_dim=16, depth=3, state_size=4)
 
 
@@ -21,27 +39,56 @@ def small(**sizes):
     return Vim(replace(SMALL, **sizes)).eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("vim_tiny", 7_148_008), ("vim_small", 25_796_584), ("vim_base", None)]
-)
-def test_names_and_shapes_are_official(name, parameters):
+def unfilled(name, **sizes):
     with torch.device("meta"):
-        model = create(name)
-    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
-    assert shapes == OFFICIAL[name]
-    if parameters is not None:
-        assert sum(p.numel() for p in model.parameters()) == parameters
+        return create(name, **sizes)
+
+
+@pytest.mark.parametrize(("ours", "published"), PUBLISHED.items(), ids=lambda pair: str(pair[0]))
+def test_names_and_shapes_are_official(ours, published):
+    (name, depth), (official, parameters) = ours, published
+    model = unfilled(name, **({"depth": depth} if depth else {}))
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == OFFICIAL[official]
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_every_official_file_is_compared():
+    assert {official for official, _ in PUBLISHED.values()} == set(OFFICIAL)
 
 
 @pytest.mark.parametrize(
-    "sizes", [{}, {"class_token": "first"}, {"directions": "sum"}, {"img_size": (8, 20)}, {"stride": 2}]
+    ("name", "parameters", "tokens", "place", "grid"),
+    [
+        ("videomamba_middle", 74_217_448, 197, 0, (14, 14)),
+        ("videomamba_tiny_k400_f8", 7_033_744, 1569, 0, (8, 14, 14)),
+        ("videomamba_tiny_k400_f64", 7_033_744 + 56 * 192, 12545, 0, (64, 14, 14)),
+        ("vim_tiny_stride8", 7_148_008 + (730 - 197) * 192, 730, 364, (27, 27)),
+    ],
+)
+def test_published_sizes(name, parameters, tokens, place, grid):
+    model = unfilled(name)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert (model.num_tokens, model.config.class_place, model.grid_size) == (tokens, place, grid)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"class_token": "first"},
+        {"directions": "sum"},
+        {"img_size": (8, 20)},
+        {"stride": 2},
+        {"num_frames": 2},
+        {"num_frames": 3, "class_token": "first", "directions": "sum"},
+    ],
 )
 def test_logits_whatever_the_form(sizes):
     model = small(**sizes)
-    logits = model(torch.randn(2, 3, *model.config.img_size))
+    logits = model(torch.randn(2, *model.config.input_shape))
     assert logits.shape == (2, 5)
     assert logits.isfinite().all()
-    assert model.forward_features(torch.randn(1, 3, *model.config.img_size)).shape == (1, model.num_tokens, 16)
+    assert model.forward_features(torch.randn(1, *model.config.input_shape)).shape == (1, model.num_tokens, 16)
 
 
 def test_class_token_enters_at_its_place():
@@ -64,10 +111,33 @@ def test_head_reads_the_class_token_wherever_it_went():
     torch.testing.assert_close(model(images), expected)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 12, 12)])
-def test_other_images_are_refused(shape):
-    with pytest.raises(ShapeError, match=r"made for \(b, 3, 12, 12\)"):
-        small()(torch.randn(shape))
+def test_video_tokens_carry_their_place_and_their_frame():
+    model = small(num_frames=2, class_token="first")
+    nn.init.normal_(model.temporal_pos_embedding)
+    video = torch.randn(1, 3, 2, 12, 12)
+    tokens = model.embed(video).x[0]
+    assert tokens.shape == (19, 16)
+    torch.testing.assert_close(tokens[0], model.cls_token[0, 0] + model.pos_embed[0, 0])
+    for frame in range(2):
+        proj = model.patch_embed.proj
+        patches = nn.functional.conv2d(video[:, :, frame], proj.weight[:, :, 0], proj.bias, stride=4).flatten(2)[0].T
+        expected = patches + model.pos_embed[0, 1:] + model.temporal_pos_embedding[0, frame]
+        torch.testing.assert_close(tokens[1 + 9 * frame : 10 + 9 * frame], expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "says"),
+    [
+        ({}, (2, 3, 16, 16), r"made for \(b, 3, 12, 12\)"),
+        ({}, (2, 1, 12, 12), r"made for \(b, 3, 12, 12\)"),
+        ({}, (2, 3, 4, 12, 12), r"made for \(b, 3, 12, 12\)"),
+        ({"num_frames": 4}, (2, 3, 12, 12), r"made for \(b, 3, 4, 12, 12\)"),
+        ({"num_frames": 4}, (2, 3, 5, 12, 12), r"made for \(b, 3, 4, 12, 12\)"),
+    ],
+)
+def test_other_images_are_refused(sizes, shape, says):
+    with pytest.raises(ShapeError, match=says):
+        small(**sizes)(torch.randn(shape))
 
 
 def test_slots_leave_no_trace_in_the_weights():
@@ -107,8 +177,8 @@ def test_integer_weights_are_refused():
 
 
 def test_weight_decay_spares_what_it_would_bend():
-    spared = small().no_weight_decay()
-    assert {"cls_token", "pos_embed", "layers.0.mixer.A_log", "layers.2.mixer.D_b"} <= spared
+    spared = small(num_frames=2).no_weight_decay()
+    assert {"cls_token", "pos_embed", "temporal_pos_embedding", "layers.0.mixer.A_log", "layers.2.mixer.D_b"} <= spared
     assert "head.weight" not in spared
 
 
@@ -118,7 +188,8 @@ def test_initial_time_steps_lie_in_the_published_range():
     assert steps.max() < 0.11
 
 
-def test_gradients_reach_every_parameter():
-    model = small().train()
-    model(torch.randn(2, 3, 12, 12)).square().sum().backward()
+@pytest.mark.parametrize("sizes", [{}, {"num_frames": 2}])
+def test_gradients_reach_every_parameter(sizes):
+    model = small(**sizes).train()
+    model(torch.randn(2, *model.config.input_shape)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []

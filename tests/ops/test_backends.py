@@ -17,10 +17,12 @@ from rmeeto.ops import (
     _library,
     backends,
     causal_conv,
+    instruction_sets,
     native_info,
     report,
     selective_scan,
     use_backend,
+    use_instruction_set,
 )
 
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
@@ -192,3 +194,14 @@ def test_the_ends_of_the_range() -> None:
     torch.testing.assert_close(mapped(SOFTPLUS, x), softplus, equal_nan=True, rtol=1e-6, atol=0)
     sigmoid = torch.tensor([0, 0, 0, 0.5, 0.5, 1, 1, 1, nan])
     torch.testing.assert_close(mapped(SIGMOID, x), sigmoid, equal_nan=True, rtol=1e-6, atol=0)
+
+
+@native
+def test_instruction_sets_are_chosen_and_given_back() -> None:
+    known, before = instruction_sets(), native_info().instruction_set
+    assert before == known[0]
+    with use_instruction_set(known[-1]):
+        assert native_info().instruction_set == known[-1]
+    assert native_info().instruction_set == before
+    with pytest.raises(BackendError, match="'mmx' is not to be had here; choose one of"), use_instruction_set("mmx"):
+        pass

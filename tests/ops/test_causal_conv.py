@@ -11,7 +11,7 @@ from torch.nn.functional import conv1d, silu
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import ShapeError
-from rmeeto.ops import causal_conv, native_info
+from rmeeto.ops import causal_conv, instruction_sets, native_info, use_instruction_set
 
 TOLERANCE = 4e-6  # largest error over largest value (at least 1)
 
@@ -56,6 +56,17 @@ SHAPES = [  # b, n, e, k
     (1, 18, 20, 7),
     (4, 197, 24, 4),
 ]
+
+
+@native
+@pytest.mark.parametrize("shape", [(1, 1, 5, 4), (2, 3, 8, 4), (2, 70, 33, 3), (3, 40, 40, 4)])
+@pytest.mark.parametrize("name", instruction_sets()[1:])  # the first is what all other tests run
+def test_every_instruction_set_equals_the_reference(name: str, shape: tuple[int, int, int, int]) -> None:
+    values = make(*shape)
+    with use_instruction_set(name):
+        found = run(values, "native", reverse=True)
+    for one, other in zip(found, run([v.double() for v in values], "reference", reverse=True), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
 
 
 @native

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import ShapeError
-from rmeeto.ops import native_info, selective_scan, use_backend
+from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backend, use_instruction_set
 from rmeeto.ops.selective_scan.cost import scan_flops
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
@@ -85,6 +85,17 @@ SHAPES = [  # b, n, e, s
 def test_equals_the_reference(shape: tuple[int, int, int, int], reverse: bool) -> None:
     values = make(*shape)
     assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))
+
+
+@native
+@pytest.mark.parametrize("shape", SHAPES[1:8])
+@pytest.mark.parametrize("name", instruction_sets()[1:])  # the first is what all other tests run
+def test_every_instruction_set_equals_the_reference(name: str, shape: tuple[int, int, int, int]) -> None:
+    values = make(*shape)
+    with use_instruction_set(name):
+        assert native_info().instruction_set == name
+        found = run(values, "native")
+    assert_close(found, run(double(values), "reference"))
 
 
 @native

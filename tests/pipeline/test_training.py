@@ -23,7 +23,7 @@ from rmeeto.records import Run
 from rmeeto.retrain import Checkpoints
 from rmeeto.retrain.progress import Silent
 
-from .conftest import AUGMENT, CLASSES, NANO, RECIPE, InterruptedAt, digests, paint
+from .conftest import AUGMENT, CLASSES, NANO, RECIPE, RESUMING, InterruptedAt, digests, paint
 
 
 def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
@@ -33,7 +33,7 @@ def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
 
 def test_it_leaves_a_model_and_its_records(trained: Path, photos: DataSpec) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config.json", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
+        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
     }  # fmt: skip
     run = Run.read(trained / "run.json")
     assert (run.verb, len(run.epochs), run.images) == ("pretrain", 2, 2 * 24)
@@ -50,7 +50,7 @@ def test_a_resumed_run_is_the_run(trained: Path, photos: DataSpec, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         _pretrain(photos, tmp_path, watch=InterruptedAt(2))
     assert not (tmp_path / "model.safetensors").exists()
-    run = _pretrain(photos, tmp_path, resume=True)
+    run = _pretrain(photos, tmp_path, spec=RESUMING)
     assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert [epoch["loss"] for epoch in run.epochs] == [epoch["loss"] for epoch in Run.read(trained / "run.json").epochs]
 
@@ -87,21 +87,21 @@ def test_drop_path_ends_with_training(photos: DataSpec, tmp_path: Path) -> None:
         ({"model": dataclasses.replace(NANO, img_size=7)}, ShapeError, "7x7 does not fit"),
         ({"output": Path("{file}")}, OutputError, "is a file; name a folder"),
         ({"output": Path("{file}/run")}, OutputError, "Not a directory"),
-        ({"output": Path("{trained}")}, OutputError, "holds a run already; add --resume"),
+        ({"output": Path("{trained}")}, OutputError, "holds a run already; add --resume auto"),
         ({"output": Path("{model}")}, OutputError, "holds a model already, which the run would replace"),
-        ({"output": Path("{model}"), "resume": True}, OutputError, "holds a model already"),
+        ({"output": Path("{model}"), "spec": RESUMING}, OutputError, "holds a model already"),
         (
-            {"output": Path("{trained}"), "resume": True, "recipe": dataclasses.replace(RECIPE, epochs=3)},
+            {"output": Path("{trained}"), "spec": RESUMING, "recipe": dataclasses.replace(RECIPE, epochs=3)},
             CheckpointError,
             r"another run: epochs \(2, 3\)",
         ),
         (
-            {"output": Path("{trained}"), "resume": True, "augment": Augment.none()},
+            {"output": Path("{trained}"), "spec": RESUMING, "augment": Augment.none()},
             CheckpointError,
             r"another run: augment\.crop \('padded', 'none'\)",
         ),
         (
-            {"output": Path("{trained}"), "resume": True, "model": dataclasses.replace(NANO, state_size=8)},
+            {"output": Path("{trained}"), "spec": RESUMING, "model": dataclasses.replace(NANO, state_size=8)},
             CheckpointError,
             r"another run: sizes\.state_size",
         ),
@@ -154,10 +154,10 @@ def test_an_unreadable_image_costs_nothing_that_was_saved(
     weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
     saved = weights.read_bytes()
     with pytest.raises(DataError, match=r"image green/3\.png of .* cannot be read \(.*\); repair or remove it"):
-        _pretrain(own, tmp_path / "run", resume=True)
+        _pretrain(own, tmp_path / "run", spec=RESUMING)
     assert weights.read_bytes() == saved
     image.write_bytes(whole)
-    assert len(_pretrain(own, tmp_path / "run", resume=True).epochs) == 2
+    assert len(_pretrain(own, tmp_path / "run", spec=RESUMING).epochs) == 2
 
 
 def test_an_unreadable_validation_image_costs_no_epoch(photos: DataSpec, trained: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_unreadable_validation_image_costs_no_epoch(photos: DataSpec, trained
     weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
     first = weights.read_bytes()
     image.write_bytes(whole)
-    run = _pretrain(own, tmp_path / "run", resume=True)
+    run = _pretrain(own, tmp_path / "run", spec=RESUMING)
     assert weights.read_bytes() == first
     assert [epoch["top1"] for epoch in run.epochs] == [epoch["top1"] for epoch in Run.read(trained / "run.json").epochs]
 

@@ -1,6 +1,7 @@
 """The command `rmeeto`: it parses, calls `rmeeto.pipeline`, prints, and holds no logic.
 
-Exit codes: 0 done, 2 an input that cannot be (one line says which and what to do), 130 interrupted.
+Exit codes: 0 done, or a training run that a signal ended and that is saved; 2 an input that cannot be (one line says
+which and what to do); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def main() -> None:
         sys.stderr.write(f"rmeeto: {line}\n")
         code = 2
     if code == _INTERRUPTED:
-        sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume continues a training run\n")
+        sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume auto continues a training run\n")
     sys.exit(code)
 
 

@@ -1,7 +1,27 @@
-"""Un-merged networks, whole without any reduction."""
+"""Un-merged networks, whole without any reduction. Their sizes and origins are known without torch."""
 
-from rmeeto.models.configs import VimConfig
-from rmeeto.models.registry import create, names
-from rmeeto.models.vim import Vim, cast_weights
+from __future__ import annotations
 
-__all__ = ["Vim", "VimConfig", "cast_weights", "create", "names"]
+from typing import TYPE_CHECKING
+
+from rmeeto._lazy import lazily
+
+if TYPE_CHECKING:
+    from rmeeto.models.configs import VimConfig
+    from rmeeto.models.origins import ORIGINS, Origin
+    from rmeeto.models.registry import create, names
+    from rmeeto.models.vim import Vim, cast_weights
+
+_HOMES = {
+    "ORIGINS": "rmeeto.models.origins",
+    "Origin": "rmeeto.models.origins",
+    "Vim": "rmeeto.models.vim",
+    "VimConfig": "rmeeto.models.configs",
+    "cast_weights": "rmeeto.models.vim",
+    "create": "rmeeto.models.registry",
+    "names": "rmeeto.models.registry",
+}
+
+__all__ = ["ORIGINS", "Origin", "Vim", "VimConfig", "cast_weights", "create", "names"]
+
+__getattr__ = lazily(__name__, _HOMES)

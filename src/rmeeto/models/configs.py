@@ -15,10 +15,11 @@ DirectionSum = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class VimConfig:
-    """Sizes of a bidirectional Vision Mamba.
+    """Sizes of a bidirectional Vision Mamba for images or videos.
 
     Attributes:
         img_size: (height, width) in pixels; one integer means a square.
+        num_frames: frames of a video, each cut into patches of its own; None means an image.
         patch_size: side of a patch in pixels.
         stride: pixels between patches; None means patch_size (no overlap).
         in_chans: colour channels of the input.
@@ -40,6 +41,7 @@ class VimConfig:
     """
 
     img_size: tuple[int, int] = (224, 224)
+    num_frames: int | None = None
     patch_size: int = 16
     stride: int | None = None
     in_chans: int = 3
@@ -71,6 +73,8 @@ class VimConfig:
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)} is not a size; give 1 or more")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise SettingsError(f"num_frames = {self.num_frames} is no video; give 1 or more, or None for an image")
         if self.class_token not in ("middle", "first"):
             raise SettingsError(f"class_token = {self.class_token!r} is unknown; use 'middle' or 'first'")
         if self.directions not in ("mean", "sum"):
@@ -90,21 +94,36 @@ class VimConfig:
                 )
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input: (in_chans, height, width), of a video (in_chans, num_frames, height, width)."""
+        frames = () if self.num_frames is None else (self.num_frames,)
+        return (self.in_chans, *frames, *self.img_size)
+
+    @property
     def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
+        """(rows, columns) of patches of an image or of one frame."""
         step = self.stride or self.patch_size
         height, width = ((side - self.patch_size) // step + 1 for side in self.img_size)
         return height, width
 
     @property
-    def num_patches(self) -> int:
-        """Patches of one image."""
+    def frame_patches(self) -> int:
+        """Patches of an image or of one frame."""
         return self.grid_size[0] * self.grid_size[1]
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one input: of an image, or of all frames of a video."""
+        return self.frame_patches * (self.num_frames or 1)
 
     @property
     def class_place(self) -> int:
         """Index at which the class token enters."""
-        return self.num_patches // 2 if self.class_token == "middle" else 0
+        return self.class_place_among(self.num_patches)
+
+    def class_place_among(self, patches: int) -> int:
+        """Index at which the class token stands in a row of `patches` patches."""
+        return patches // 2 if self.class_token == "middle" else 0
 
     @property
     def inner_dim(self) -> int:
@@ -121,13 +140,34 @@ class VimConfig:
         return {**dataclasses.asdict(self), "img_size": list(self.img_size)}
 
 
+# Published widths and depths.
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 192},
+    "small": {"embed_dim": 384},
+    "middle": {"embed_dim": 576, "depth": 32},
+    "base": {"embed_dim": 768},
+}
+_VIDEO_FRAMES = (8, 16, 32, 64)
+
+
+def _videomamba(size: str, **sizes: Any) -> VimConfig:
+    """VideoMamba (arXiv 2403.06977): the class token stands first, the two directions are added."""
+    return VimConfig(class_token="first", directions="sum", **_SIZES[size], **sizes)
+
+
 CONFIGS: dict[str, VimConfig] = {
     "vim_nano": VimConfig(
         img_size=(28, 28), patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=12, state_size=8
     ),
-    "vim_tiny": VimConfig(embed_dim=192),
-    "vim_small": VimConfig(embed_dim=384),
-    "vim_base": VimConfig(embed_dim=768),
+    **{f"vim_{size}": VimConfig(**_SIZES[size]) for size in ("tiny", "small", "base")},
+    # Fine-tuned with overlapping patches, at the same image size.
+    **{f"vim_{size}_stride8": VimConfig(stride=8, **_SIZES[size]) for size in ("tiny", "small")},
+    **{f"videomamba_{size}": _videomamba(size) for size in _SIZES},
+    **{
+        f"videomamba_{size}_k400_f{frames}": _videomamba(size, num_classes=400, num_frames=frames)
+        for size in ("tiny", "small", "middle")
+        for frames in _VIDEO_FRAMES
+    },
 }
 
 

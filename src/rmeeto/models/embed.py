@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -15,30 +16,35 @@ from rmeeto.models.configs import VimConfig
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each to the model's width.
+    """Cut an image, or each frame of a video, into patches and project each to the model's width.
 
-    (b, in_chans, height, width) -> (b, n_patches, c), patches in reading order.
+    (b, in_chans, height, width) or (b, in_chans, frames, height, width) -> (b, n_patches, c), patches in reading
+    order, one frame after the other.
     """
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
-        self.img_size, self.in_chans = config.img_size, config.in_chans
-        self.proj = nn.Conv2d(
-            config.in_chans, config.embed_dim, kernel_size=config.patch_size, stride=config.stride or config.patch_size
-        )
+        self.input_shape = config.input_shape
+        self.proj = _projection(config)
         lecun_normal_(self.proj.weight)
         if self.proj.bias is not None:  # it is there; the type does not know it
             nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        expected = (self.in_chans, *self.img_size)
-        if tuple(images.shape[1:]) != expected:
+        if tuple(images.shape[1:]) != self.input_shape:
             raise ShapeError(
                 f"images of shape {tuple(images.shape)} do not fit a model made for "
-                f"(b, {', '.join(map(str, expected))}); resize the images, or create the "
-                "model with img_size and in_chans of your images"
+                f"(b, {', '.join(map(str, self.input_shape))}); resize the images, or create the "
+                "model with the img_size, in_chans and num_frames of yours"
             )
         return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def _projection(config: VimConfig) -> nn.Conv2d | nn.Conv3d:
+    patch, step = config.patch_size, config.stride or config.patch_size
+    if config.num_frames is None:
+        return nn.Conv2d(config.in_chans, config.embed_dim, patch, step)
+    return nn.Conv3d(config.in_chans, config.embed_dim, (1, patch, patch), (1, step, step))
 
 
 def place_class_token(
@@ -56,31 +62,84 @@ def new_parameter(*shape: int) -> nn.Parameter:
     return parameter
 
 
-def resize_positions(table: Float[Tensor, "1 old c"], config: VimConfig) -> Float[Tensor, "1 n c"]:
-    """A position table of another square grid, fitted to this model's grid by bicubic interpolation.
+def video_positions(
+    spatial: Float[Tensor, "1 p c"], temporal: Float[Tensor, "1 frames c"], config: VimConfig
+) -> Float[Tensor, "1 n c"]:
+    """One table for all tokens of a video: a patch has its place's position plus its frame's.
 
     Args:
-        table: (1, n_old + 1, c) positions, the class token's among them.
+        spatial: (1, n_patches_of_a_frame + 1, c), the class token's position among them.
+        temporal: (1, frames, c).
+        config: where the class token stands.
+    """
+    own, patches = _class_apart(spatial, config)
+    per_frame = patches.unsqueeze(1) + temporal.unsqueeze(2)
+    return place_class_token(per_frame.flatten(1, 2), own, config.class_place)
+
+
+def fit_positions(state: Mapping[str, Tensor], config: VimConfig) -> dict[str, Tensor]:
+    """Weights whose position tables fit the config's input size; everything else as it is.
+
+    A table that cannot be fitted (no square grid, another width) is left as it is, for the loader to name.
+    """
+    fitted = dict(state)
+    spatial, temporal = state.get("pos_embed"), state.get("temporal_pos_embedding")
+    if spatial is not None and spatial.dim() == 3 and _is_square(spatial.shape[1] - 1):
+        fitted["pos_embed"] = resize_positions(spatial, config)
+    if temporal is not None and temporal.dim() == 3 and config.num_frames is not None:
+        fitted["temporal_pos_embedding"] = resize_frames(temporal, config.num_frames)
+    return fitted
+
+
+def resize_frames(table: Float[Tensor, "1 old c"], frames: int) -> Float[Tensor, "1 frames c"]:
+    """A table of frames' positions, fitted to another number of frames by linear interpolation, as published."""
+    if table.shape[1] == frames:
+        return table
+    fitted = F.interpolate(table.float().transpose(1, 2), size=frames, mode="linear", align_corners=False)
+    return fitted.transpose(1, 2).to(table.dtype)
+
+
+def resize_positions(
+    table: Float[Tensor, "1 old c"], config: VimConfig, old_grid: tuple[int, int] | None = None
+) -> Float[Tensor, "1 n c"]:
+    """A position table of another grid, fitted to this model's grid by bicubic interpolation.
+
+    Args:
+        table: (1, n_old + 1, c) positions of an image or one frame, the class token's among them.
         config: the sizes to fit; the class token is taken from, and put, where the config places it.
+        old_grid: (rows, columns) that the table was made for; None means a square.
 
     Returns:
-        (1, n + 1, c) positions; `table` itself where the length is right already.
+        (1, n + 1, c) positions; `table` itself where the grid is right already.
 
     Raises:
-        ShapeError: the old positions are not those of a square grid with one class token.
+        ShapeError: the old positions are not those of such a grid with one class token.
     """
     old = table.shape[1] - 1
-    if old == config.num_patches:
+    if old_grid is None and old == config.frame_patches:
         return table
-    side = math.isqrt(old)
-    if side * side != old:
+    rows, columns = old_grid or (math.isqrt(old), math.isqrt(old))
+    if rows * columns != old:
         raise ShapeError(
             f"pos_embed has {old + 1} positions, which is no square grid and a class token; "
             "load it into a model of its own img_size first"
         )
-    place = old // 2 if config.class_token == "middle" else 0
-    own, patches = table[:, place : place + 1], torch.cat((table[:, :place], table[:, place + 1 :]), dim=1)
-    grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    if (rows, columns) == config.grid_size:
+        return table
+    own, patches = _class_apart(table, config)
+    grid = patches.reshape(1, rows, columns, -1).permute(0, 3, 1, 2).float()
     fitted = F.interpolate(grid, size=config.grid_size, mode="bicubic", antialias=True, align_corners=False)
     patches = fitted.flatten(2).transpose(1, 2).to(table.dtype)
-    return place_class_token(patches, own, config.class_place)
+    return place_class_token(patches, own, config.class_place_among(config.frame_patches))
+
+
+def _class_apart(
+    table: Float[Tensor, "1 n c"], config: VimConfig
+) -> tuple[Float[Tensor, "1 1 c"], Float[Tensor, "1 p c"]]:
+    """(1, 1, c) position of the class token and (1, n - 1, c) of the patches of an image or one frame."""
+    place = config.class_place_among(table.shape[1] - 1)
+    return table[:, place : place + 1], torch.cat((table[:, :place], table[:, place + 1 :]), dim=1)
+
+
+def _is_square(number: int) -> bool:
+    return number >= 0 and math.isqrt(number) ** 2 == number

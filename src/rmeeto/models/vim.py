@@ -1,4 +1,7 @@
-"""Vision Mamba (Vim, arXiv 2401.09417) as a configuration of parts; state-dict names are the official ones."""
+"""Vision Mamba (Vim, arXiv 2401.09417; VideoMamba, arXiv 2403.06977) as a configuration of parts.
+
+State-dict names are the official ones.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from rmeeto._shapes import Float
 from rmeeto.errors import SettingsError
 from rmeeto.models import stack
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.embed import PatchEmbed, new_parameter, place_class_token
+from rmeeto.models.embed import PatchEmbed, new_parameter, place_class_token, video_positions
 from rmeeto.tokens import Tokens
 
 # Parameters that weight decay would pull away from what they mean.
-_UNDECAYED = ("A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed")
+_UNDECAYED = ("A_log", "A_b_log", "D", "D_b", "cls_token", "pos_embed", "temporal_pos_embedding")
 
 
 class Vim(nn.Module):
@@ -30,7 +33,11 @@ class Vim(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = new_parameter(1, 1, config.embed_dim)
-        self.pos_embed = new_parameter(1, config.num_patches + 1, config.embed_dim)
+        self.pos_embed = new_parameter(1, config.frame_patches + 1, config.embed_dim)
+        # Zeros, as published: a video begins as frames that are all alike.
+        self.temporal_pos_embedding = (
+            None if config.num_frames is None else nn.Parameter(torch.zeros(1, config.num_frames, config.embed_dim))
+        )
         self.patch_embed = PatchEmbed(config)
         self.layers = nn.ModuleList(stack.Block(config) for _ in range(config.depth))
         self.slots = nn.ModuleList(nn.Identity() for _ in range(config.depth))
@@ -51,9 +58,10 @@ class Vim(nn.Module):
         return 1
 
     @property
-    def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        return self.config.grid_size
+    def grid_size(self) -> tuple[int, ...]:
+        """(rows, columns) of the patches of an image, (frames, rows, columns) of those of a video."""
+        frames = () if self.config.num_frames is None else (self.config.num_frames,)
+        return (*frames, *self.config.grid_size)
 
     @property
     def num_classes(self) -> int:
@@ -65,22 +73,28 @@ class Vim(nn.Module):
         """Names of the parameters that weight decay must leave alone."""
         return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in _UNDECAYED}
 
-    def embed(self, images: Float[Tensor, "b channels height width"]) -> Tokens:
-        """(b, in_chans, height, width) images -> tokens with class token and positions."""
+    def positions(self) -> Float[Tensor, "1 n c"]:
+        """(1, n, c) positions of all tokens that enter the first block."""
+        if self.temporal_pos_embedding is None:
+            return self.pos_embed
+        return video_positions(self.pos_embed, self.temporal_pos_embedding, self.config)
+
+    def embed(self, images: Float[Tensor, "b channels *size"]) -> Tokens:
+        """(b, in_chans, [frames,] height, width) images or videos -> tokens with class token and positions."""
         place = self.config.class_place
-        x = place_class_token(self.patch_embed(images), self.cls_token, place) + self.pos_embed
+        x = place_class_token(self.patch_embed(images), self.cls_token, place) + self.positions()
         return Tokens(x=x, places=torch.full((x.shape[0], 1), place, device=x.device))
 
-    def forward_tokens(self, images: Float[Tensor, "b channels height width"]) -> Tokens:
+    def forward_tokens(self, images: Float[Tensor, "b channels *size"]) -> Tokens:
         """Tokens after the last block and its slot, before the final norm."""
         return stack.run(self.embed(images), self.layers, self.slots)
 
-    def forward_features(self, images: Float[Tensor, "b channels height width"]) -> Float[Tensor, "b m c"]:
-        """(b, in_chans, height, width) images -> (b, m, c) normed tokens that are left."""
+    def forward_features(self, images: Float[Tensor, "b channels *size"]) -> Float[Tensor, "b m c"]:
+        """(b, in_chans, [frames,] height, width) images or videos -> (b, m, c) normed tokens that are left."""
         return self.norm_f(self.forward_tokens(images).x)
 
-    def forward(self, images: Float[Tensor, "b channels height width"]) -> Float[Tensor, "b classes"]:
-        """(b, in_chans, height, width) normalised images -> (b, num_classes) logits.
+    def forward(self, images: Float[Tensor, "b channels *size"]) -> Float[Tensor, "b classes"]:
+        """(b, in_chans, [frames,] height, width) normalised images or videos -> (b, num_classes) logits.
 
         Raises:
             ShapeError: the images have another size than the model was made for.

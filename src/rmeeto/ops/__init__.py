@@ -4,7 +4,7 @@ Every op has a reference in plain PyTorch (the law for outputs and gradients) an
 is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
 """
 
-from rmeeto.ops._library import NativeInfo, native_info
+from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_instruction_set
 from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.selective_scan import selective_scan
@@ -14,8 +14,10 @@ __all__ = [
     "NativeInfo",
     "SlowPathWarning",
     "causal_conv",
+    "instruction_sets",
     "native_info",
     "report",
     "selective_scan",
     "use_backend",
+    "use_instruction_set",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import rmeeto
+from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 1
+ABI = 2
 CHUNK = 16  # tokens between two kept states
 CHANNEL_PAD = 16  # kept states are padded to a multiple of this many channels
 CURE = "install a C++17 compiler (g++ or clang++) and install rmeeto again"
@@ -45,8 +47,6 @@ problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def library() -> ctypes.CDLL:
     """The loaded library; only after `problem()` said None."""
     if _library is None and problem() is not None:
-        from rmeeto.errors import BackendError
-
         raise BackendError(f"the native kernels are missing: {_problem}; {CURE}")
     assert _library is not None
     return _library
@@ -60,10 +60,39 @@ def native_info() -> NativeInfo | None:
     return NativeInfo(lib._name, lib.rmeeto_isa().decode(), bool(lib.rmeeto_openmp()), lib.rmeeto_compiler().decode())
 
 
-def call(name: str, layout: struct.Struct, fields: tuple[int, ...]) -> None:
-    """Run one kernel on a packed call structure (see csrc/rmeeto.h)."""
-    if getattr(library(), name)(layout.pack(*fields)):
+def call(name: str, structures: bytes, count: int) -> None:
+    """Run one kernel on `count` packed call structures (see csrc/rmeeto.h)."""
+    if getattr(library(), name)(structures, count):
         raise MemoryError(f"{name} found no scratch memory; use a smaller batch or fewer tokens")
+
+
+def instruction_sets() -> list[str]:
+    """Instruction sets that were compiled in and that this processor has, best first; empty without kernels."""
+    if problem() is not None:
+        return []
+    lib = library()
+    return [lib.rmeeto_isa_name(i).decode() for i in range(lib.rmeeto_isa_count()) if lib.rmeeto_isa_runs(i)]
+
+
+@contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Run the kernels of one instruction set inside a `with` block, whole process: to test and to compare them.
+
+    Raises:
+        BackendError: this processor has it not, or it was not compiled.
+    """
+    if name not in (known := instruction_sets()):
+        raise BackendError(
+            f"instruction set {name!r} is not to be had here; choose one of {', '.join(known) or 'none'}"
+        )
+    lib = library()
+    places = {lib.rmeeto_isa_name(i).decode(): i for i in range(lib.rmeeto_isa_count())}
+    before = lib.rmeeto_isa().decode()
+    lib.rmeeto_isa_use(places[name])
+    try:
+        yield
+    finally:
+        lib.rmeeto_isa_use(places[before])
 
 
 def _find() -> Path | None:
@@ -97,11 +126,14 @@ def _load() -> None:
 
 
 def _declare(lib: ctypes.CDLL) -> None:
-    for name in ("rmeeto_abi", "rmeeto_openmp", "rmeeto_chunk", "rmeeto_channel_pad"):
+    for name in ("rmeeto_abi", "rmeeto_openmp", "rmeeto_chunk", "rmeeto_channel_pad", "rmeeto_isa_count"):
         getattr(lib, name).restype = ctypes.c_int64
-    for name in ("rmeeto_isa", "rmeeto_compiler"):
+    for name in ("rmeeto_isa", "rmeeto_compiler", "rmeeto_isa_name"):
         getattr(lib, name).restype = ctypes.c_char_p
+    for name in ("rmeeto_isa_name", "rmeeto_isa_runs", "rmeeto_isa_use"):
+        getattr(lib, name).argtypes = [ctypes.c_int64]
+    lib.rmeeto_isa_runs.restype = ctypes.c_int64
     for name in ("rmeeto_scan_forward", "rmeeto_scan_backward", "rmeeto_conv_forward", "rmeeto_conv_backward"):
-        getattr(lib, name).argtypes = [ctypes.c_char_p]
+        getattr(lib, name).argtypes = [ctypes.c_char_p, ctypes.c_int64]
     lib.rmeeto_map.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     lib.rmeeto_map.restype = None

@@ -70,7 +70,7 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
         f"{SCHEDULE.r} tokens leave at each of {schedule.merges} merges"
     )
     job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True)
-    return carry_out(job, resume=False, watch=watch)
+    return carry_out(job, watch=watch)
 
 
 def _make_room(output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto.data import Data
+from rmeeto.data import Augment, Data
 from rmeeto.errors import SettingsError
 from rmeeto.evaluate import counted_cost, measure_speed, published_cost
 from rmeeto.models import Vim
@@ -21,8 +22,10 @@ from rmeeto.pipeline.specs import SpeedSpec
 from rmeeto.pipeline.watch import Watch
 from rmeeto.records import Accuracy, Cost, MergedImage, Speed, write_json
 from rmeeto.reduction import Settings, attach, attached, detach, feature_width, trace
-from rmeeto.report import draw_sheet, draw_tokens, write_picture
+from rmeeto.report import draw_batch, draw_sheet, draw_tokens, write_picture
 from rmeeto.schedule import Schedule, removable
+
+FIRST_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def costs_of(model: Vim) -> Costs:
     schedule, settings = attachment if attachment else (Schedule.none(config.depth), Settings())
     lengths = schedule.lengths(model.num_tokens, protected=model.num_protected)
     removed = [(n, removable(n, r, model.num_protected)) for n, r in zip(lengths, schedule.removals, strict=True)]
-    example = torch.zeros(1, config.in_chans, *config.img_size, device=device_of(model))
+    example = torch.zeros(1, *config.input_shape, device=device_of(model))
     published = published_cost(
         lengths,
         [(n, r) for n, r in removed if r],
@@ -85,7 +88,7 @@ def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[
     model = next(iter(models.values()))
     config = model.config
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(spec.speed_batch, config.in_chans, *config.img_size, generator=generator).to(device_of(model))
+    example = torch.randn(spec.speed_batch, *config.input_shape, generator=generator).to(device_of(model))
     with watch.counting("measuring speed", spec.speed_repeats) as advance:
         return measure_speed(
             dict(models),
@@ -130,6 +133,14 @@ def picture_tokens(model: Vim, data: Data, output: Path, *, images: int) -> None
     write_picture(output / "tokens.png", draw_sheet(pixels, records))
 
 
+def picture_first_batch(data: Data, augment: Augment, seed: int, path: Path) -> None:
+    """Draw the first images that a run will be trained on, augmented, with their labels."""
+    few = dataclasses.replace(data.spec, batch_size=min(FIRST_IMAGES, len(data.train)), workers=0)
+    images, labels = next(iter(dataclasses.replace(data, spec=few).train_batches(augment, seed)))
+    names = data.class_names
+    write_picture(path, draw_batch(list(_pixels(images, data)), [names[label] for label in labels.tolist()]))
+
+
 def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:
     """The first validation images of as many classes as there are, in the order in which they come."""
     chosen: dict[int, list[Tensor]] = {}
@@ -143,7 +154,8 @@ def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _pixels(batch: Tensor, data: Data) -> Any:
-    """Normalised (b, c, h, w) images -> (b, h, w, c) uint8 arrays."""
+    """Normalised (b, c, [frames,] h, w) images or videos -> (b, [frames *] h, w, c) uint8 arrays."""
+    batch = batch.flatten(2, -2)  # frames one under the other, as `Trace.images` has them
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.form.mean, data.form.std))
     pixels = (batch * std + mean).clamp(0, 1) * 255
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from rmeeto.data import DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.hub import build, bundle_folder, load_weights, read_bundle, read_weights
 from rmeeto.models import Vim, create
-from rmeeto.models.configs import CONFIGS, VimConfig, config_of
-from rmeeto.models.embed import resize_positions
+from rmeeto.models.configs import CONFIGS, config_of
+from rmeeto.models.embed import fit_positions
 from rmeeto.pipeline.specs import ModelSpec
 
 
@@ -162,18 +161,10 @@ def _named(spec: ModelSpec, num_classes: int | None) -> Opened:
     if spec.weights is None:
         model = create(spec.model, **sizes)
     else:
-        state = _fitted(read_weights(spec.weights), config)
+        state = fit_positions(read_weights(spec.weights), config)
         model = create(spec.model, **sizes)
         load_weights(model, state, spec.weights)
     return Opened(model.to(_device()).eval(), spec.model, form_for(spec))
-
-
-def _fitted(state: dict[str, torch.Tensor], config: VimConfig) -> dict[str, torch.Tensor]:
-    """Weights whose positions fit another input size; a table that fits no grid is left for the loader to name."""
-    table = state.get("pos_embed")
-    if table is None or table.dim() != 3 or math.isqrt(table.shape[1] - 1) ** 2 != table.shape[1] - 1:
-        return state
-    return {**state, "pos_embed": resize_positions(table, config)}
 
 
 def _device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,11 +41,12 @@ class Trace:
             composed = composed.then(later)
         return composed
 
-    def images(self, grid: tuple[int, int]) -> list[MergedImage]:
-        """One record per image of the batch: the final token of each patch.
+    def images(self, grid: tuple[int, ...]) -> list[MergedImage]:
+        """One record per image or video of the batch: the final token of each patch.
 
         Args:
-            grid: (rows, columns) of patches, in reading order in the sequence.
+            grid: (rows, columns) of patches, in reading order in the sequence; (frames, rows, columns) of a video,
+                whose record is one tall image, its frames one under the other.
 
         Raises:
             ShapeError: the grid has not as many patches as the sequence.
@@ -52,9 +54,10 @@ class Trace:
         """
         places, composed = self._entered(), self.composed()
         patches = self.tokens - places.shape[1]
-        if grid[0] * grid[1] != patches:
+        rows, columns = math.prod(grid[:-1]), grid[-1]
+        if rows * columns != patches:
             raise ShapeError(
-                f"a grid of {grid[0]}x{grid[1]} has {grid[0] * grid[1]} patches and the model saw {patches}; "
+                f"a grid of {'x'.join(map(str, grid))} has {rows * columns} patches and the model saw {patches}; "
                 "give the model's own grid size"
             )
         index = composed.index if composed.kept is None else composed.index.masked_fill(~composed.kept, -1)
@@ -62,7 +65,7 @@ class Trace:
         images = []
         for row, own, protected in zip(index.tolist(), places.tolist(), final, strict=True):
             groups = tuple(token for place, token in enumerate(row) if place not in own)
-            images.append(MergedImage((grid[0], grid[1]), groups, tuple(protected), composed.length))
+            images.append(MergedImage((rows, columns), groups, tuple(protected), composed.length))
         return images
 
     def _entered(self) -> Tensor:

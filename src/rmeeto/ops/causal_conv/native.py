@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import torch
@@ -10,12 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from rmeeto.ops._library import call
-from rmeeto.ops._tensors import LIBRARY, address, dense, empty, rows, walk, wants_gradient
+from rmeeto.ops._structs import ConvBackward, ConvForward, run
+from rmeeto.ops._tensors import LIBRARY, empty, wants_gradient
 from rmeeto.ops.causal_conv import cost
-
-_FORWARD = struct.Struct("=14q")  # ConvForward of csrc/rmeeto.h: 6 sizes, x, weight, bias, y
-_BACKWARD = struct.Struct("=17q")  # ConvBackward: the same inputs, dy, three gradients
 
 LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
 LIBRARY.define(
@@ -24,23 +20,10 @@ LIBRARY.define(
 )
 
 
-def _pack_inputs(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    reverse: bool,  # noqa: FBT001
-) -> tuple[list[Any], tuple[int, ...]]:
-    """The inputs as the kernel wants them (to be kept alive during the call), and their fields."""
-    held = [rows(x), dense(weight), dense(bias)]
-    sizes = (*x.shape, weight.shape[1], torch.get_num_threads(), int(reverse))
-    return held, (*sizes, *walk(held[0]), address(held[1]), address(held[2]))
-
-
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: FBT001
     y = empty(x)
     if y.numel():
-        _held, fields = _pack_inputs(x, weight, bias, reverse)
-        call("rmeeto_conv_forward", _FORWARD, (*fields, *walk(y)))
+        run([ConvForward(x, weight, bias, reverse, y)])
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
@@ -55,9 +38,7 @@ def _backward(
     inputs = (x, weight, bias)
     gradients = [empty(t) if t is not None and need else None for t, need in zip(inputs, needs, strict=True)]
     if dy.numel():
-        _held, fields = _pack_inputs(x, weight, bias, reverse)
-        dy = rows(dy)
-        call("rmeeto_conv_backward", _BACKWARD, (*fields, *walk(dy), *[address(g) for g in gradients]))
+        run([ConvBackward(x, weight, bias, reverse, False, dy, *gradients)])
     else:
         gradients = [None if g is None else g.zero_() for g in gradients]
     nothing = dy.new_empty(0, dtype=torch.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,14 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from rmeeto.ops._library import CHANNEL_PAD, CHUNK, call
-from rmeeto.ops._tensors import LIBRARY, address, dense, empty, rows, walk, wants_gradient
+from rmeeto.ops._library import CHANNEL_PAD, CHUNK
+from rmeeto.ops._structs import ScanBackward, ScanFlags, ScanForward, ScanInputs, run
+from rmeeto.ops._tensors import LIBRARY, empty, wants_gradient
 from rmeeto.ops.selective_scan import cost
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? time"
 _TENSORS = 9
-_FORWARD = struct.Struct("=32q")  # ScanForward of csrc/rmeeto.h: 7 sizes, 6 walks, A, D, bias, y, states
-_BACKWARD = struct.Struct("=41q")  # ScanBackward: the same inputs, states, dy, nine gradients
 
 LIBRARY.define(f"selective_scan({_INPUTS}, bool softplus, bool reverse, bool keep) -> (Tensor, Tensor)")
 LIBRARY.define(
@@ -27,66 +24,43 @@ LIBRARY.define(
 )
 
 
-def _states_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+def states_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+    """Of the states that a forward scan keeps for the backward one: (batch, chunks, state, padded channels)."""
     batch, tokens, channels = u.shape
     return batch, -(-tokens // CHUNK), A.shape[1], -(-channels // CHANNEL_PAD) * CHANNEL_PAD
 
 
-def _pack_inputs(
-    inputs: Sequence[Tensor | None], *, softplus: bool, reverse: bool
-) -> tuple[list[Any], tuple[int, ...]]:
-    """The inputs as the kernel wants them (to be kept alive during the call), and their fields."""
-    u, delta, A, B, C, D, z, delta_bias, time = inputs
-    assert u is not None
-    assert A is not None
-    u, delta, B, C, z, A, D = rows(u), rows(delta), rows(B), rows(C), rows(z), dense(A), dense(D)
-    time = time if time is None or time.dtype is torch.float32 else time.float()
-    delta_bias = dense(delta_bias)
-    fields = (
-        *(*u.shape, A.shape[1], torch.get_num_threads(), softplus, reverse),
-        *(*walk(u), *walk(delta), *walk(B), *walk(C), *walk(z), *walk(time)),
-        *(address(A), address(D), address(delta_bias)),
-    )
-    return [u, delta, A, B, C, D, z, delta_bias, time], fields
-
-
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *inputs, softplus, reverse, keep = arguments
-    u = inputs[0]
-    y = empty(u)
-    states = torch.empty(_states_shape(u, inputs[2])) if keep else y.new_empty(0)
+    *tensors, softplus, reverse, keep = arguments
+    inputs = ScanInputs(*tensors)
+    y = empty(inputs.u)
+    states = torch.empty(states_shape(inputs.u, inputs.A)) if keep else y.new_empty(0)
     if y.numel():
-        _held, fields = _pack_inputs(inputs, softplus=softplus, reverse=reverse)
-        call("rmeeto_scan_forward", _FORWARD, (*fields, *walk(y), states.data_ptr() if keep else 0))
-    return y if u.dtype is torch.float32 else y.to(u.dtype), states
+        run([ScanForward(inputs, ScanFlags(softplus, reverse), y, states if keep else None)])
+    return y if inputs.u.dtype is torch.float32 else y.to(inputs.u.dtype), states
 
 
 def _backward(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, softplus, reverse, needs = arguments
+    *tensors, softplus, reverse, needs = arguments
     if not states.numel():  # the op was called with keep=False: run the forward pass again
-        states = _forward(*inputs, softplus, reverse, True)[1]
-    gradients = [empty(x) if x is not None and need else None for x, need in zip(inputs, needs, strict=True)]
+        states = _forward(*tensors, softplus, reverse, True)[1]
+    gradients = [empty(x) if x is not None and need else None for x, need in zip(tensors, needs, strict=True)]
     du, ddelta, dA, dB, dC, dD, dz, dbias, dtime = gradients
     if dy.numel():
-        _held, fields = _pack_inputs(inputs, softplus=softplus, reverse=reverse)
-        dy = rows(dy)
-        ordered = (du, ddelta, dz, dB, dC, dtime, dA, dD, dbias)
-        call(
-            "rmeeto_scan_backward",
-            _BACKWARD,
-            (*fields, states.data_ptr(), *walk(dy), *[address(x) for x in ordered]),
-        )
+        wanted = {"du": du, "ddelta": ddelta, "dz": dz, "dB": dB, "dC": dC}
+        wanted.update(dtime=dtime, dA=dA, dD=dD, dbias=dbias)
+        run([ScanBackward(ScanInputs(*tensors), ScanFlags(softplus, reverse), states, dy, **wanted)])
     else:
         gradients = [None if x is None else x.zero_() for x in gradients]
     return tuple(
         states.new_empty(0) if g is None else (g if x.dtype is torch.float32 else g.to(x.dtype))
-        for x, g in zip(inputs, gradients, strict=True)
+        for x, g in zip(tensors, gradients, strict=True)
     )
 
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     u, A, keep = arguments[0], arguments[2], arguments[-1]
-    shape = _states_shape(u, A) if keep else (0,)
+    shape = states_shape(u, A) if keep else (0,)
     return u.new_empty(u.shape), u.new_empty(shape, dtype=torch.float32)
 
 

@@ -1,0 +1,151 @@
+"""The call structures of csrc/rmeeto.h, packed; with each come the tensors that must live during the call."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmeeto.ops._library import call
+from rmeeto.ops._tensors import address, dense, rows, walk
+
+_SCAN_INPUTS = "9qd22q"  # ScanInputsOf: 9 numbers, scale, 6 walks, A, D, bias, W
+_SCAN_FORWARD = struct.Struct(f"={_SCAN_INPUTS}4q")  # y, states
+_SCAN_BACKWARD = struct.Struct(f"={_SCAN_INPUTS}23q")  # states, dy, five walks, four gradients
+_CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
+_CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
+
+
+class ScanInputs(NamedTuple):
+    """What one direction of a scan reads, in the order of the op's arguments, and W of delta = W dt."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None = None
+    z: Tensor | None = None
+    delta_bias: Tensor | None = None
+    time: Tensor | None = None
+    W: Tensor | None = None
+
+
+class ScanFlags(NamedTuple):
+    """How: see ScanInputsOf in csrc/rmeeto.h."""
+
+    softplus: bool = True
+    reverse: bool = False
+    accumulate: bool = False
+    scale: float = 1.0
+
+
+def _scan_fields(inputs: ScanInputs, flags: ScanFlags) -> tuple[list[Any], tuple[float, ...]]:
+    u, delta, B, C, z = (rows(x) for x in (inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z))
+    A, D, bias, W = (dense(x) for x in (inputs.A, inputs.D, inputs.delta_bias, inputs.W))
+    time = inputs.time
+    time = time if time is None or time.dtype is torch.float32 else time.float()
+    rank = 0 if W is None else W.shape[1]
+    sizes = (*inputs.u.shape, inputs.A.shape[1], rank, torch.get_num_threads())
+    fields = (
+        *(*sizes, flags.softplus, flags.reverse, flags.accumulate, flags.scale),
+        *(*walk(u), *walk(delta), *walk(B), *walk(C), *walk(z), *walk(time)),
+        *(address(A), address(D), address(bias), address(W)),
+    )
+    return [u, delta, A, B, C, D, z, bias, time, W], fields
+
+
+class ScanForward(NamedTuple):
+    """One forward call: y is written, states too where they are wanted."""
+
+    inputs: ScanInputs
+    flags: ScanFlags
+    y: Tensor
+    states: Tensor | None
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = _scan_fields(self.inputs, self.flags)
+        return held, _SCAN_FORWARD.pack(*fields, *walk(self.y), address(self.states))
+
+
+class ScanBackward(NamedTuple):
+    """One backward call: every gradient that is there is written; accumulate adds to dz."""
+
+    inputs: ScanInputs
+    flags: ScanFlags
+    states: Tensor
+    dy: Tensor
+    du: Tensor | None = None
+    ddelta: Tensor | None = None
+    dz: Tensor | None = None
+    dB: Tensor | None = None
+    dC: Tensor | None = None
+    dtime: Tensor | None = None
+    dA: Tensor | None = None
+    dD: Tensor | None = None
+    dbias: Tensor | None = None
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = _scan_fields(self.inputs, self.flags)
+        dy = rows(self.dy)
+        walks = [part for x in (dy, self.du, self.ddelta, self.dz, self.dB, self.dC) for part in walk(x)]
+        dense_ones = [address(x) for x in (self.dtime, self.dA, self.dD, self.dbias)]
+        return [*held, dy], _SCAN_BACKWARD.pack(*fields, address(self.states), *walks, *dense_ones)
+
+
+def _conv_inputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[list[Any], tuple[int, ...]]:
+    x_rows, weight_rows, bias_rows = rows(x), dense(weight), dense(bias)
+    return [x_rows, weight_rows, bias_rows], (*walk(x_rows), address(weight_rows), address(bias_rows))
+
+
+class ConvForward(NamedTuple):
+    """One forward call: y is written."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    reverse: bool
+    y: Tensor
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = _conv_inputs(self.x, self.weight, self.bias)
+        sizes = (*self.x.shape, self.weight.shape[1], torch.get_num_threads(), self.reverse)
+        return held, _CONV_FORWARD.pack(*sizes, *fields, *walk(self.y))
+
+
+class ConvBackward(NamedTuple):
+    """One backward call: every gradient that is there is written; accumulate adds to dx."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    reverse: bool
+    accumulate: bool
+    dy: Tensor
+    dx: Tensor | None
+    dweight: Tensor | None
+    dbias: Tensor | None
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = _conv_inputs(self.x, self.weight, self.bias)
+        dy = rows(self.dy)
+        sizes = (*self.x.shape, self.weight.shape[1], torch.get_num_threads(), self.reverse, self.accumulate)
+        gradients = (*walk(self.dx), address(self.dweight), address(self.dbias))
+        return [*held, dy], _CONV_BACKWARD.pack(*sizes, *fields, *walk(dy), *gradients)
+
+
+_KERNELS = {
+    ScanForward: "rmeeto_scan_forward",
+    ScanBackward: "rmeeto_scan_backward",
+    ConvForward: "rmeeto_conv_forward",
+    ConvBackward: "rmeeto_conv_backward",
+}
+
+
+def run(calls: Sequence[ScanForward | ScanBackward | ConvForward | ConvBackward]) -> None:
+    """Run one or two calls of one kind and the same (batch, tokens, channels), each task one after the other."""
+    packed = [each.pack() for each in calls]
+    call(_KERNELS[type(calls[0])], b"".join(fields for _held, fields in packed), len(calls))
