@@ -20,7 +20,7 @@ from rmeeto.models import Vim
 from rmeeto.pipeline import ModelSpec
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Run
-from rmeeto.retrain import Checkpoints
+from rmeeto.retrain import Checkpoints, RunSpec
 from rmeeto.retrain.progress import Silent
 
 from .conftest import AUGMENT, CLASSES, NANO, RECIPE, RESUMING, InterruptedAt, digests, paint
@@ -217,4 +217,4 @@ def test_another_part_of_the_images_is_another_run(photos: DataSpec, tmp_path: P
     _pretrain(part, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1))
     other = dataclasses.replace(part, subset_seed=1)
     with pytest.raises(CheckpointError, match=r"subset.seed \(0, 1\)"):
-        _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), resume=True)
+        _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), spec=RunSpec(resume="auto"))
