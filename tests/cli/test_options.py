@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, retrain
+from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, recipes, reproduce, retrain
 from rmeeto.cli.main import app, main
 from rmeeto.cli.options import help_of, with_options
 from rmeeto.data.spec import Augment, DataSpec
@@ -39,17 +40,19 @@ RUN = "checkpoint_every log_every parallel resume tracker validate_every"
 OPTIONS = {
     "demo": "json output quick",
     "doctor": "json",
-    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output",
-    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output",
+    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output recipe",
+    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output recipe",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
     "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json own_schedule",
+    "recipes": "json",
+    "reproduce": "data json output scale weights",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def _options(command: str) -> dict[str, Any]:
     """Option -> what typer made of it."""
-    return {option.opts[0]: option for option in COMMANDS[command].params}
+    return {option.opts[0]: option for option in COMMANDS[command].params if option.opts[0].startswith("-")}
 
 
 def test_commands() -> None:
@@ -68,7 +71,7 @@ def test_every_option_is_described(command: str) -> None:
 
 EXAMPLES = [
     line.split()[1:]
-    for module in (benchmark, demo, doctor, evaluate, pretrain, retrain)
+    for module in (benchmark, demo, doctor, evaluate, pretrain, recipes, reproduce, retrain)
     for line in module.HELP.splitlines()
     if line.startswith("    rmeeto ")
 ]
@@ -121,6 +124,37 @@ def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.
             option = shown["--" + field.name.replace("_", "-")]
             assert option.default == getattr(group, field.name)
             assert option.show_default
+
+
+WON = [
+    ("", {"r": 11, "epochs": 30, "model": "vim_nano"}),
+    ("--recipe vim_small_3_epochs", {"r": 11, "epochs": 3, "model": "vim_small", "class_place": "official"}),
+    ("--recipe vim_tiny_3_epochs", {"r": 5, "epochs": 3}),
+    ("--recipe vim_tiny_3_epochs --r 7 --epochs 30", {"r": 7, "epochs": 30, "model": "vim_tiny"}),
+    ("--recipe vim_tiny_3_epochs --r 11", {"r": 11}),  # a default that was typed is typed
+    ("--recipe own.toml", {"batch_size": 64, "betas": (0.5, 0.9), "seed": 7}),
+    ("--recipe own.toml --batch-size 32", {"batch_size": 32, "seed": 7}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), WON)
+def test_what_is_typed_wins_over_a_recipe_and_it_over_the_defaults(
+    line: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+
+    def called(*arguments: Any, **named: Any) -> None:
+        for group in arguments:
+            given.update(dataclasses.asdict(group) if dataclasses.is_dataclass(group) else {})
+        raise Called
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text("[recipe]\nbatch_size = 64\nbetas = [0.5, 0.9]\nseed = 7\n")
+    monkeypatch.setattr("rmeeto.pipeline.retraining.retrain", called)
+    monkeypatch.setattr(sys, "argv", ["rmeeto", "retrain", *line.split(), "--output", "new"])
+    with pytest.raises(Called):
+        main()
+    assert {name: given[name] for name in expected} == expected
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
 
 def test_it_leaves_a_model_and_its_records(trained: Path, photos: DataSpec) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
+        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "recipe.toml", "run.json",
+        "tensorboard",
     }  # fmt: skip
     run = Run.read(trained / "run.json")
     assert (run.verb, len(run.epochs), run.images) == ("pretrain", 2, 2 * 24)

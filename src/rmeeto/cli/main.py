@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, retrain
+from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, recipes, reproduce, retrain
 from rmeeto.errors import RmeetoError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with `rmeeto demo`. Every command prints JSON with --json.",
 )
-for _module in (demo, doctor, pretrain, retrain, evaluate, benchmark):
+for _module in (demo, doctor, pretrain, retrain, evaluate, benchmark, recipes, reproduce):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
 
 # Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.

@@ -15,6 +15,7 @@ from rmeeto._lazy import lazily
 if TYPE_CHECKING:
     from rmeeto.pipeline.demonstration import demo
     from rmeeto.pipeline.measuring import benchmark, doctor, evaluate
+    from rmeeto.pipeline.reproducing import reproduce
     from rmeeto.pipeline.retraining import retrain
     from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
     from rmeeto.pipeline.training import pretrain
@@ -30,6 +31,7 @@ _HOMES = {
     "doctor": "rmeeto.pipeline.measuring",
     "evaluate": "rmeeto.pipeline.measuring",
     "pretrain": "rmeeto.pipeline.training",
+    "reproduce": "rmeeto.pipeline.reproducing",
     "retrain": "rmeeto.pipeline.retraining",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "pretrain",
+    "reproduce",
     "retrain",
 ]
 

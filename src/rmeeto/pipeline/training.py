@@ -18,6 +18,7 @@ from rmeeto.hub.bundle import CONFIG
 from rmeeto.models.stack import set_drop_path
 from rmeeto.pipeline.evidence import picture_first_batch
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, pretrained_cfg_of
+from rmeeto.pipeline.recipes import KEPT, to_toml, typed
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Epoch, Run, write_text
@@ -67,6 +68,9 @@ def pretrain(
     if attached(opened.model) is not None:
         raise SettingsError(f"{model.model} is a merged model; re-train it with `rmeeto retrain`")
     require_run(opened, None, opened_data, recipe, augment, output, spec)
+    if processes.is_main:
+        asked = {"model": model, "data": data, "recipe": recipe, "augment": augment}
+        keep_recipe(to_toml("pretrain", asked, command=typed()), output, spec)
     watch.stage(_summary(opened, opened_data, recipe))
     run = run_training(opened, None, opened_data, recipe, augment, output, spec, watch=watch)
     if processes.is_main:
@@ -122,6 +126,12 @@ def _require_place(
         raise OutputError(f"{output} holds a run already; add --resume auto to continue it, or name another folder")
     elif (found := checkpoints.newest(lambda _line: None)) is not None:  # the loop will tell which ones are broken
         found.refuse_other(recipe, {"verb": found.about.get("verb"), **_about(opened, teacher, data, augment)})
+
+
+def keep_recipe(text: str, output: Path, spec: RunSpec) -> None:
+    """Write what was asked for as recipe.toml; a run that goes on keeps what began it."""
+    if spec.resume == "no" or not (output / KEPT).exists():
+        write_text(output / KEPT, text)
 
 
 def require_writable(output: Path) -> None:
