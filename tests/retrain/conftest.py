@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rmeeto.records import Accuracy
-from rmeeto.retrain import Recipe, TrainingData
+from rmeeto.retrain import Recipe, RunSpec, TrainingData
+from rmeeto.retrain import train as train_as
 
 CLASSES = 4
 
@@ -72,6 +75,14 @@ def net(seed: int = 0, **settings) -> Net:
 
 def recipe(**settings) -> Recipe:
     return Recipe(**{"epochs": 3, "batch_size": 8, "lr": 1e-2, "min_lr": 1e-4, **settings})
+
+
+def train(*arguments, resume=False, trackers=("tensorboard",), **options):
+    """`rmeeto.retrain.train` with the fields of its RunSpec by name."""
+    names = {field.name for field in dataclasses.fields(RunSpec)} & options.keys()
+    fields = {name: options.pop(name) for name in names}
+    spec = RunSpec(resume="auto" if resume else "no", tracker=",".join(trackers), **fields)
+    return train_as(*arguments, spec=spec, **options)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 
 from rmeeto.errors import CheckpointError, OutputError
 from rmeeto.retrain import Checkpoints, Recipe
-from rmeeto.retrain.checkpoint import Contents, read
+from rmeeto.retrain.checkpoint import Contents, read, sealed
 from rmeeto.retrain.state import Position, random_state
 
 
@@ -52,7 +52,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
     manifest = json.loads((folder / "checkpoint.json").read_text())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     manifest["files"]["state.pt"] = {"bytes": len(buffer.getvalue()), "sha256": digest}
-    (folder / "checkpoint.json").write_text(json.dumps(manifest))
+    (folder / "checkpoint.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(CheckpointError, match=r"state.pt would run code when loaded; do not use it"):
         read(folder)
     assert capsys.readouterr().out == ""
@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 99}, "another format than 1"),
+        ({"format": 99}, "another format than 2"),
         ({"about": None}, "lacks about"),
         ({"position": {"epoch": 1, "epochs": [], "wheel": 3}}, "not the position of a run"),
     ],
@@ -70,7 +70,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
 def test_manifests_of_other_versions(tmp_path, change, words):
     folder = Checkpoints(tmp_path).save(contents())
     manifest = {**json.loads((folder / "checkpoint.json").read_text()), **change}
-    kept = {name: value for name, value in manifest.items() if value is not None}
+    kept = sealed({name: value for name, value in manifest.items() if value is not None})
     (folder / "checkpoint.json").write_text(json.dumps(kept))
     with pytest.raises(CheckpointError, match=words):
         read(folder)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rmeeto.errors import CheckpointError, DataError, OutputError
-from rmeeto.retrain import Checkpoints, Silent, train
+from rmeeto.retrain import Checkpoints, Silent
 from rmeeto.retrain.checkpoint import read
 
-from .conftest import Data, net, recipe
+from .conftest import Data, net, recipe, train
 
 
 class Cut(Exception):
@@ -64,7 +64,7 @@ def state(output):
 
 
 @pytest.mark.parametrize(("epoch", "steps_later"), [(1, 0), (1, 3), (2, 0), (2, 2)])
-@pytest.mark.parametrize("settings", [recipe(ema_decay=0.9), recipe(accumulate=2, clip_grad=1.0, dtype="bfloat16")])
+@pytest.mark.parametrize("settings", [recipe(ema_decay=0.9), recipe(accumulate=2, clip_grad=1.0, precision="bf16")])
 def test_resumed_run_is_bit_identical(tmp_path, data, epoch, steps_later, settings):
     whole, record = run(tmp_path / "whole", Data(size=8 // settings.accumulate), settings=settings)
     cut_run(tmp_path / "cut", Data(size=8 // settings.accumulate), epoch, steps_later, settings=settings)
