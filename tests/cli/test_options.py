@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, recipes, reproduce, retrain
+from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
 from rmeeto.cli.main import app, main
 from rmeeto.cli.options import help_of, with_options
 from rmeeto.data.spec import Augment, DataSpec
@@ -25,7 +25,9 @@ DATA = (
     "train_size train_split val_batch_size val_data val_limit val_size val_split workers"
 )
 SCHEDULE = "every final phase r removals"
-SETTINGS = "class_place feature mode order rank seed shuffle similarity size_aware_scan"
+SETTINGS = (
+    "class_place feature matcher mode order proportional_attention rank seed shuffle similarity size_aware_scan split"
+)
 SPEED = "speed_batch speed_repeats speed_warmup threads"
 RECIPE = (
     "accumulate batch_size betas clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs eps lr "
@@ -36,23 +38,26 @@ AUGMENT = (
     "auto_augment color_jitter crop erasing erasing_mode hflip interpolation padding ratio repeats scale"
 )  # fmt: skip
 RUN = "checkpoint_every log_every parallel resume tracker validate_every"
-# A new option is a decision: it is written here too.
+# A new option is a decision: it is written here too, an argument without a flag in capitals.
 OPTIONS = {
     "demo": "json output quick",
     "doctor": "json",
+    "models": "json",
+    "convert": "FILE img_size json model output part",
+    "push": "FOLDER REPO dry_run json license private",
     "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output recipe",
     "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output recipe",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
-    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json own_schedule",
-    "recipes": "json",
-    "reproduce": "data json output scale weights",
+    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json",
+    "recipes": "NAME json",
+    "reproduce": "TABLE data json output scale weights",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def _options(command: str) -> dict[str, Any]:
     """Option -> what typer made of it."""
-    return {option.opts[0]: option for option in COMMANDS[command].params if option.opts[0].startswith("-")}
+    return {option.opts[0]: option for option in COMMANDS[command].params}
 
 
 def test_commands() -> None:
@@ -61,7 +66,8 @@ def test_commands() -> None:
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_options_are_frozen(command: str) -> None:
-    assert _options(command).keys() == {"--" + name.replace("_", "-") for name in OPTIONS[command].split()}
+    flags = {name.lower() if name.isupper() else f"--{name.replace('_', '-')}" for name in OPTIONS[command].split()}
+    assert _options(command).keys() == flags
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -71,7 +77,7 @@ def test_every_option_is_described(command: str) -> None:
 
 EXAMPLES = [
     line.split()[1:]
-    for module in (benchmark, demo, doctor, evaluate, pretrain, recipes, reproduce, retrain)
+    for module in (benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain)
     for line in module.HELP.splitlines()
     if line.startswith("    rmeeto ")
 ]

@@ -60,6 +60,12 @@ def with_options(
     return decorate
 
 
+def given(context: typer.Context, group: Any) -> bool:
+    """Whether somebody typed an option of a group, even one with the default's value."""
+    sources = (context.get_parameter_source(field.name) for field in dataclasses.fields(group))
+    return any(source is not None and source.name != "DEFAULT" for source in sources)
+
+
 def help_of(group: type) -> dict[str, str]:
     """Field name -> its description in the "Attributes:" part of the docstring, on one line."""
     text = inspect.getdoc(group) or ""

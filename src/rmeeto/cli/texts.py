@@ -51,6 +51,44 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     return f"{Table.of(headers, rows).to_text()}\n\n{how}"
 
 
+def conversion_text(done: Mapping[str, Any]) -> str:
+    """A weight file that became a folder: what was taken, and where it is."""
+    merged = "" if done["schedule"] is None else f", {sum(done['schedule'])} tokens leave"
+    first = f"{done['model']}: {done['parameters'] / 1e6:.2f} M parameters{merged}"
+    return "\n".join((first, *done["notes"], f"The model is in {done['output']}"))
+
+
+def upload_text(done: Mapping[str, Any]) -> str:
+    """A model that went to the hub, or would."""
+    files = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in done["files"].items())
+    if done["address"] is None:
+        return f"{done['card']}\nWould be put into {done['repo']}: {files}"
+    return f"{done['address']} holds {files}"
+
+
+def models_text(found: Mapping[str, Any]) -> str:
+    """Networks and published weights: one row each."""
+    rows = [
+        (
+            model["name"],
+            f"{model['parameters'] / 1e6:.2f} M",
+            "x".join(map(str, [*model["input"][:1], *filter(None, [model["num_frames"]]), *model["input"][1:]])),
+            "" if model["r"] is None else model["r"],
+            "" if model["top1"] is None else f"{model['top1']:.1f}",
+            model["repo"] or "none listed",
+            (model["licence"] or "none stated") if model["repo"] else "",
+        )
+        for model in found["models"]
+    ]
+    headers = ("model", "parameters", "input", "r", "top-1 %", "weights", "licence")
+    how = (
+        "top-1 as published, on ImageNet-1K or, of the k400 models, Kinetics-400; r: tokens that leave at each merge\n"
+        'rmeeto.load("vim_tiny.midclstok_in1k") or --model vim_tiny.midclstok_in1k downloads them; '
+        "`rmeeto convert` reads a file"
+    )
+    return f"{Table.of(headers, rows).to_text()}\n\n{how}"
+
+
 def doctor_text(found: Mapping[str, Any]) -> str:
     """What this machine computes with."""
     environment, native = found["environment"], found["native"]

@@ -159,7 +159,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images vary. The defaults are the published ones (method.md section 3).
+    """How training images vary. The defaults are the published ones (R-MeeTo, arXiv 2412.12496).
 
     Attributes:
         crop: "resized" cuts a random part and resizes it, "padded" shifts by up to `padding` pixels, "none"

@@ -39,7 +39,7 @@ def evaluate(
     """
     watch = watch or Unwatched()
     require_trained(model)
-    opened, val = open_with_images(model, lambda form: open_validation(data, form))
+    opened, val = open_with_images(model, lambda form: open_validation(data, form), watch)
     chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
     with watch.counting("evaluating", len(val.images)) as advance:
         found = accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
@@ -54,6 +54,8 @@ def benchmark(
     *,
     schedule: ScheduleSpec | None = None,
     settings: Settings | None = None,
+    own_schedule: bool = False,
+    own_settings: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Speed and cost of a merged model against its un-merged self, measured in turn.
@@ -62,7 +64,9 @@ def benchmark(
         model: a model's folder or a name; speed does not depend on weights being trained.
         speed: how speed is measured.
         schedule: merge as it says; None takes the schedule that came with the model.
-        settings: how tokens are matched and merged.
+        settings: how tokens are matched and merged; None takes those that came with the model.
+        own_schedule: prefer the schedule that came with the model, where one did, over `schedule`.
+        own_settings: prefer the settings that came with the model, where some did, over `settings`.
         watch: told how it goes.
 
     Returns:
@@ -75,10 +79,11 @@ def benchmark(
     opened = open_model(model)
     models: dict[str, Vim] = {"unmerged": unmerged_copy(opened.model)}
     own = attached(opened.model)
-    if schedule is not None:
-        models["merged"] = _merged(opened.model, schedule, settings)
-    elif own is not None:
-        models["merged"] = opened.model
+    chosen = own[1] if own and (own_settings or settings is None) else settings or Settings()
+    if own and (own_schedule or schedule is None):
+        models["merged"] = merged_copy(opened.model, own[0], chosen)
+    elif schedule is not None:
+        models["merged"] = _merged(opened.model, schedule, chosen)
     speeds = speeds_of(models, speed, watch or Unwatched())
     result: dict[str, Any] = {"kind": "benchmark", "model": opened.name}
     for name, measured in models.items():

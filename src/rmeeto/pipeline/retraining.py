@@ -41,6 +41,7 @@ class Job:
         spec: how the run is carried out.
         asked: all settings as a recipe's text, which the folder keeps.
         both_places: whether the other rule for the class token's place is evaluated as well.
+        note: what a reader of the result must know, one sentence.
     """
 
     opened: Opened
@@ -54,6 +55,7 @@ class Job:
     spec: RunSpec = _DEFAULT
     both_places: bool = False
     asked: str | None = None
+    note: str | None = None
 
 
 def retrain(
@@ -90,14 +92,15 @@ def retrain(
         RmeetoError: a kind of it for each input that cannot be.
     """
     require_trained(model)
+    watch = watch or Unwatched()
     data = fitting(data, recipe.micro_batch(Processes().count))
-    opened, opened_data = open_with_images(model, lambda form: open_data(data, form))
+    opened, opened_data = open_with_images(model, lambda form: open_data(data, form), watch)
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
     values = {"model": model, "data": data, "schedule": schedule, "settings": settings, "recipe": recipe}
     asked = to_toml("retrain", {**values, "augment": augment, "speed": speed}, command=typed())
     job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output), spec, asked=asked)
-    return carry_out(job, watch=watch or Unwatched())
+    return carry_out(job, watch=watch)
 
 
 def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
@@ -142,6 +145,7 @@ def _result(
         "kind": "result",
         "model": opened.name,
         "data": job.data.spec.data,
+        **({} if job.note is None else {"note": job.note}),
         "images": {"train": len(job.data.train), "validation": len(job.data.val)},
         "schedule": list(job.schedule.removals),
         "reduction": job.settings.to_dict(),

@@ -64,7 +64,7 @@ def pretrain(
     watch = watch if watch is not None and processes.is_main else Unwatched()
     torch.manual_seed(recipe.seed)
     data = fitting(data, recipe.micro_batch(processes.count))
-    opened, opened_data = open_with_images(model, lambda form: open_data(data, form))
+    opened, opened_data = open_with_images(model, lambda form: open_data(data, form), watch)
     if attached(opened.model) is not None:
         raise SettingsError(f"{model.model} is a merged model; re-train it with `rmeeto retrain`")
     require_run(opened, None, opened_data, recipe, augment, output, spec)
@@ -223,7 +223,7 @@ def write_model(opened: Opened, folder: Path, records: dict[str, Any]) -> None:
         schedule=schedule,
         reduction=None if settings is None else settings.to_dict(),
         input=pretrained_cfg_of(opened),
-        records=records,
+        records=records if opened.origin is None else {**records, "base": opened.origin},
     )
 
 
