@@ -73,7 +73,7 @@ def _in_each_process(trained: Path, photos: DataSpec, output: Path) -> None:
         state._reset_state()
     torch.set_num_threads(1)
     for slow in ("os.fsync", "rmeeto.pipeline.retraining.write_charts", "rmeeto.pipeline.retraining.write_report"):
-        unittest.mock.patch(slow, lambda *_arguments: None).start()  # for the whole life of this process
+        unittest.mock.patch(slow).start()  # for the whole life of this process
     if os.environ[RESTARTS] == "0":
         retrain(trained, output=output / "retrain", **_options(photos))
         _pretrain(photos, output / "fsdp", RunSpec(parallel="fsdp", checkpoint_every=2), accumulate=2)
