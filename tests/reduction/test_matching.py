@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmeeto.errors import SettingsError
@@ -146,11 +146,3 @@ def test_official_place_over_eleven_merges(r, final):
         mapping = planned(features, place, r, class_place="official")
         place, n = mapping.move(place), mapping.length
     assert place.item() == final
-
-
-@given(places=st.sets(st.integers(0, 11), max_size=4))
-@example(places=set())
-@PROPERTY
-def test_patch_rows_are_the_rest(places):
-    rows = patch_rows(torch.tensor([sorted(places, reverse=True)], dtype=torch.int64).view(1, -1), 12)
-    assert rows.tolist() == [[place for place in range(12) if place not in places]]

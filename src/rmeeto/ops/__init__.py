@@ -1,7 +1,7 @@
 """The operators of a Vision Mamba and of token merging, each behind one face.
 
-Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm; and the
-three steps of a merge: who is most like whom, the new place of every token, and the merged values.
+Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm;
+and the steps of a merge: who is most like whom, the new place of every token, the merged values.
 
 Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel. The native form
 is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.

@@ -199,7 +199,7 @@ class TokenMatch(NamedTuple):
 
 
 class TokenPlan(NamedTuple):
-    """One call: index is written, kept too where it is wanted."""
+    """One call: the new numbers are written, kept too where it is wanted."""
 
     leaving: Tensor  # (b, r)
     joined: Tensor  # (b, r)
@@ -208,27 +208,27 @@ class TokenPlan(NamedTuple):
     rows: Tensor | None  # (b, N)
     ordered: bool
     official: bool
-    index: Tensor
+    numbers: Tensor
     kept: Tensor | None
 
     def pack(self) -> tuple[list[Any], bytes]:
         held = [indices(x) for x in (self.leaving, self.joined, self.heads, self.places, self.rows)]
         counts = (self.places.shape[1], self.leaving.shape[1], self.heads.shape[1])
-        addresses = [address(x) for x in (*held, self.index, self.kept)]
-        return held, _TOKEN_PLAN.pack(*self.index.shape, *counts, self.ordered, self.official, *addresses)
+        addresses = [address(x) for x in (*held, self.numbers, self.kept)]
+        return held, _TOKEN_PLAN.pack(*self.numbers.shape, *counts, self.ordered, self.official, *addresses)
 
 
 class MergeGroups(NamedTuple):
     """Which tokens become one, and what each weighs."""
 
-    index: Tensor  # (b, n)
+    group: Tensor  # (b, n)
     length: int
     size: Tensor | None  # (b, n)
     kept: Tensor | None  # (b, n)
 
     def fields(self, channels: int) -> tuple[list[Any], tuple[int, ...]]:
-        held = [indices(self.index), dense(self.size), None if self.kept is None else self.kept.contiguous()]
-        sizes = (*self.index.shape, self.length, channels, torch.get_num_threads())
+        held = [indices(self.group), dense(self.size), None if self.kept is None else self.kept.contiguous()]
+        sizes = (*self.group.shape, self.length, channels, torch.get_num_threads())
         return held, (*sizes, *[address(x) for x in held])
 
 
@@ -277,9 +277,8 @@ _KERNELS = {
 }
 
 
-Call: TypeAlias = (
-    (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward)
-    | (TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward)
+Call: TypeAlias = (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward) | (
+    TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward
 )
 
 

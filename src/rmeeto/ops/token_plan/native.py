@@ -35,8 +35,9 @@ def _forward(
 
 def _new(leaving: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
     tokens, prune = arguments[3], arguments[-1]
+    assert isinstance(tokens, int)
     shape = (leaving.shape[0], tokens)
-    return leaving.new_empty(shape, dtype=torch.int64), leaving.new_empty(shape if prune else 0, dtype=torch.bool)
+    return leaving.new_empty(shape, dtype=torch.int64), leaving.new_empty(shape if prune else (0,), dtype=torch.bool)
 
 
 LIBRARY.impl("token_plan", _forward, "CPU")
