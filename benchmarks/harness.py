@@ -60,6 +60,11 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
+    def fastest(self) -> float:
+        """The least disturbed round."""
+        return min(self.seconds)
+
+    @property
     def spread(self) -> tuple[float, float]:
         """10th and 90th percentile."""
         low, high = np.percentile(self.seconds, (10, 90))
