@@ -33,9 +33,15 @@ check: install  ## style, types and the storeys of the house
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## measured speed of the kernels and of the models, as ratios to named peers
-	$(BIN)/python benchmarks/ops.py
-	$(BIN)/python benchmarks/models.py
+BENCHMARKS := startup limits ops scan models long step low
+
+bench: $(VENV)/peers  ## measured speed of all there is beside its peers, some 25 minutes; docs/performance.md from it
+	set -e; for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py $(BENCH_FLAGS); done
+	$(BIN)/python benchmarks/page.py
+
+$(VENV)/peers: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	touch $@
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

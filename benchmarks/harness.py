@@ -135,8 +135,12 @@ class Report:
 
 
 def command() -> str:
-    """What was typed, as somebody else would type it."""
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """What was typed, as somebody else would type it: the output's place is nobody else's business."""
+    typed = list(sys.argv[1:])
+    while "--output" in typed:
+        place = typed.index("--output")
+        del typed[place : place + 2]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *typed])
 
 
 def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Report:

@@ -120,7 +120,8 @@ def _scaling(report: Report) -> None:
         step, forward = (timings[f"{kind}, {options.threads} threads"].median for kind in reversed(calls))
         report.figures[f"backward over forward, batch {batch}"] = step / forward - 1
         report.remark(f"Batch {batch}: the backward pass takes {step / forward - 1:.2f} times the forward pass.")
-    headers = ["rmeeto", "1 thread, ms", f"{options.threads} threads, ms", "scales by", "10^9 updates/s"]
+    all_of_them = f"all threads ({options.threads}), ms"
+    headers = ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"]
     report.show("scaling", headers, rows)
 
 

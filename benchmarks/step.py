@@ -24,7 +24,7 @@ from rmeeto.data import Augment, DataSpec, open_data
 from rmeeto.ops import use_backend
 from rmeeto.pipeline.demonstration import RECIPE, SCHEDULE
 from rmeeto.pipeline.evidence import merged_copy
-from rmeeto.pipeline.opening import open_with_images
+from rmeeto.pipeline.opening import fitting, open_with_images
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.reduction import Settings
 from rmeeto.retrain.engine import Processes
@@ -76,7 +76,7 @@ class _Trainer:
 
 
 def _trainer() -> _Trainer:
-    spec = DataSpec(data="demo", train_limit=8 * RECIPE.batch_size, val_limit=RECIPE.batch_size)
+    spec = fitting(DataSpec(data="demo", train_limit=8 * RECIPE.batch_size, val_limit=32), RECIPE.micro_batch())
     with as_file(files("rmeeto.data") / "demo" / "vim_nano") as folder:
         opened, data = open_with_images(ModelSpec(model=str(folder)), lambda form: open_data(spec, form))
     teacher = opened.model
