@@ -158,16 +158,6 @@ def test_the_whole_way(rmeeto_says: Say, tmp_path: Path, monkeypatch: pytest.Mon
     assert "merged" in table
 
 
-def test_recipes(rmeeto_says: Say, tmp_path: Path) -> None:
-    assert "vim_small_3_epochs" in rmeeto_says("recipes").out
-    shown = rmeeto_says("recipes vim_small_3_epochs")
-    assert "epochs = 3" in shown.out
-    assert "published: top1 79.3" in shown.out
-    assert json.loads(rmeeto_says("recipes vim_small_3_epochs --json").out)["groups"]["schedule"]["r"] == 11
-    (tmp_path / "own.toml").write_text(shown.out)  # what is shown can be run
-    assert "epochs = 3" in rmeeto_says(f"recipes {tmp_path / 'own.toml'}").out
-
-
 def test_weights_in_and_out(rmeeto_says: Say, tmp_path: Path) -> None:
     """Of a network at its published size, with numbers of our own."""
     torch.manual_seed(0)
@@ -193,6 +183,16 @@ def test_models(rmeeto_says: Say) -> None:
     ]  # fmt: skip
     assert max(map(len, said.out.splitlines())) <= 120
     assert _json(rmeeto_says("models --json"))["kind"] == "models"
+
+
+def test_recipes(rmeeto_says: Say, tmp_path: Path) -> None:
+    assert "vim_small_3_epochs" in rmeeto_says("recipes").out
+    shown = rmeeto_says("recipes vim_small_3_epochs")
+    assert "epochs = 3" in shown.out
+    assert "published: top1 79.3" in shown.out
+    assert json.loads(rmeeto_says("recipes vim_small_3_epochs --json").out)["groups"]["schedule"]["r"] == 11
+    (tmp_path / "own.toml").write_text(shown.out)  # what is shown can be run
+    assert "epochs = 3" in rmeeto_says(f"recipes {tmp_path / 'own.toml'}").out
 
 
 def test_doctor(rmeeto_says: Say) -> None:

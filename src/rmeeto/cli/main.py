@@ -13,19 +13,7 @@ from typing import Any
 
 import typer
 
-from rmeeto.cli import (
-    benchmark,
-    convert,
-    demo,
-    doctor,
-    evaluate,
-    models,
-    pretrain,
-    push,
-    recipes,
-    reproduce,
-    retrain,
-)
+from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
 from rmeeto.cli.process import keep_freed_memory
 from rmeeto.errors import RmeetoError
 
@@ -37,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with `rmeeto demo`. Every command prints JSON with --json.",
 )
-for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benchmark, push, recipes, reproduce):
+for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benchmark, recipes, reproduce, push):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
 
 # Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.

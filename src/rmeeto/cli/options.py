@@ -41,9 +41,8 @@ def with_options(
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            context = values.pop(_CONTEXT, None)
-            if presets is not None and context is not None and values[_PRESET] is not None:
-                _fill_in(values, presets(values[_PRESET]), context)
+            if presets is not None and values[_PRESET] is not None:
+                _fill_in(values, presets(values[_PRESET]), values[_CONTEXT])
             made = {
                 name: type(group)(**{field.name: values[field.name] for field in dataclasses.fields(group)})
                 for name, group in groups.items()

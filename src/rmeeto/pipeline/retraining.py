@@ -54,8 +54,8 @@ class Job:
     output: Path
     spec: RunSpec = _DEFAULT
     both_places: bool = False
-    asked: str | None = None
     note: str | None = None
+    asked: str | None = None
 
 
 def retrain(

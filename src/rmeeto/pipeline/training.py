@@ -100,10 +100,9 @@ def require_run(
     if images < recipe.batch_size:
         raise DataError(f"{images} training images do not fill a batch of {recipe.batch_size}; lower batch_size")
     processes = Processes()
+    resume = processes.restarted or spec.resume == "auto"
     if processes.is_main:
-        _require_place(
-            opened, teacher, data, recipe, augment, output, resume=spec.resume == "auto" or processes.restarted
-        )
+        _require_place(opened, teacher, data, recipe, augment, output, resume=resume)
     processes.wait()
 
 

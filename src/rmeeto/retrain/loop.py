@@ -154,7 +154,8 @@ class _Run:
     def start(self, validate: Validate | None) -> Position:
         """Seed, or take up where a checkpoint stands; open the logs."""
         self.processes.seed(self.recipe.seed)
-        position = self._resumed() if self.spec.resume == "auto" or self.processes.restarted else self._new()
+        resuming = self.processes.restarted or self.spec.resume == "auto"
+        position = self._resumed() if resuming else self._new()
         self.begun = time.perf_counter() - position.seconds
         if self.processes.is_main:
             with written(self.output, "name another output folder"):
