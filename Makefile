@@ -21,7 +21,7 @@ $(VENV)/installed: pyproject.toml $(NATIVE)
 demo: install  ## merge, re-train and measure the embedded Vision Mamba; results in runs/demo
 	$(BIN)/rmeeto demo --output $(OUTPUT) $(DEMO_FLAGS)
 
-SHAPED := rmeeto.tokens,rmeeto.reduction,rmeeto.models.embed,rmeeto.models.mixer,rmeeto.models.stack,rmeeto.models.vim
+SHAPED := rmeeto.tokens,rmeeto.reduction,rmeeto.models.embed,rmeeto.models.intermediates,rmeeto.models.mixer,rmeeto.models.stack,rmeeto.models.vim,rmeeto.models.timm_vit
 
 test: install  ## all tests, and the golden ones again with shapes and types checked at run time
 	$(BIN)/python -m pytest -q

@@ -5,15 +5,41 @@ Letters: b batch, n tokens, m tokens after a merge, c model width, e inner width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from rmeeto._shapes import Bool, Float, Int
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.schedule import MergeMode
+
+
+class TimeSteps(Sequence[Tensor]):
+    """Per direction (b, n, e) time steps W dt, before bias and softplus, made when they are asked for.
+
+    Args:
+        dt: per direction (b, n, R).
+        weight: per direction (e, R).
+    """
+
+    def __init__(self, dt: Sequence[Tensor], weight: Sequence[Tensor]) -> None:
+        self._dt, self._weight = tuple(dt), tuple(weight)
+
+    def __len__(self) -> int:
+        return len(self._dt)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return TimeSteps(self._dt[index], self._weight[index])
+        return linear(self._dt[index], self._weight[index])
 
 
 @dataclass(frozen=True)
@@ -24,13 +50,17 @@ class Features:
         hidden: (b, n, c) the mixer's output before drop-path and residual sum (the paper's X).
         B: per direction (b, n, s) input matrices of the scan.
         C: per direction (b, n, s) output matrices of the scan.
-        delta: per direction (b, n, e) time steps before bias and softplus.
+        delta: per direction (b, n, e) time steps before bias and softplus; a mixer gives `TimeSteps`.
+        q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` them.
     """
 
     hidden: Float[Tensor, "b n c"]
     B: tuple[Float[Tensor, "b n s"], ...] = ()
     C: tuple[Float[Tensor, "b n s"], ...] = ()
-    delta: tuple[Float[Tensor, "b n e"], ...] = ()
+    delta: Sequence[Float[Tensor, "b n e"]] = ()
+    q: tuple[Float[Tensor, "b n d"], ...] = ()
+    k: tuple[Float[Tensor, "b n d"], ...] = ()
+    v: tuple[Float[Tensor, "b n d"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,14 +72,19 @@ class Tokens:
         places: (b, k) int64, where the protected tokens stand; column 0 is the class token.
         size: (b, n) float32, how many input tokens each token stands for; None means one each.
         time: (b, n) float32, the factor on A in the scan; None means one each.
+        weight: (b, n) float32, as how many keys each token counts in attention; None means one each.
         features: what the last mixer computed; None before the first block.
+        origin: for each token that entered, the token it is in now; None means that nobody asks. Whoever merges
+            appends the map that it applied.
     """
 
     x: Float[Tensor, "b n c"]
     places: Int[Tensor, "b k"]
     size: Float[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
+    weight: Float[Tensor, "b n"] | None = None
     features: Features | None = None
+    origin: TokenMap | None = None
 
     def sizes(self) -> Float[Tensor, "b n"]:
         """(b, n) float32 sizes, ones where none are kept."""
@@ -60,7 +95,11 @@ class Tokens:
 
 @runtime_checkable
 class Slotted(Protocol):
-    """A model with a slot after each block: what reduction needs to know of a model."""
+    """A model with a slot after each block: what reduction needs to know of a model.
+
+    What stands in a slot may say by an attribute `reads` which of the `Features` it compares; a block that would have
+    to do more than usual for a feature does it only then.
+    """
 
     slots: nn.ModuleList
 
@@ -183,3 +222,10 @@ class TokenMap:
         index = self.index.unsqueeze(-1).expand_as(x)
         merged = out.scatter_reduce(1, index, x, reduce=mode, include_self=True)
         return merged, size.new_ones(x.shape[0], self.length)
+
+
+def protected_first(x: Float[Tensor, "b n c"], places: Int[Tensor, "b k"]) -> Float[Tensor, "b n c"]:
+    """(b, n, c) tokens in another order: those at (b, k) `places`, then the others as they stand."""
+    others = torch.ones(x.shape[:2], dtype=torch.int8, device=x.device).scatter(1, places, 0)
+    rows = torch.cat((places, others.argsort(dim=1, stable=True)[:, places.shape[1] :]), dim=1)
+    return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

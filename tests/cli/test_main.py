@@ -12,16 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from rmeeto.cli import main as door
 from rmeeto.errors import DataError
+from rmeeto.models import create
 
 from ..pipeline.conftest import digests
 from .conftest import Told
 
 Say = Callable[[str], Told]
 
-COMMANDS = ("demo", "doctor", "pretrain", "retrain", "evaluate", "benchmark")
+COMMANDS = ("demo", "doctor", "models", "convert", "pretrain", "retrain", "evaluate", "benchmark", "push")
 SIZES = "--img-size 8 --in-chans 3 --embed-dim 16 --depth 4 --state-size 4"
 NANO = f"--model vim_nano {SIZES}"
 PRETRAIN = f"pretrain {NANO} --epochs 1 --batch-size 8 --lr 1e-3 --warmup-epochs 0 --mixup 0 --cutmix 0"
@@ -49,7 +51,7 @@ REFUSED = [
     (f"{RETRAIN} --model model --data four --output new", "model tells 3 classes apart and the data has 4"),
     # models and weights
     ("evaluate", "vim_nano comes without trained weights; add --weights"),
-    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of vim_base, vim_nano, vim_small, vim_tiny"),
+    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of videomamba_base, "),
     ("evaluate --model photos", "model folder photos holds no config.json"),
     ("evaluate --model cut-model", "weight file cut-model/model.safetensors is cut short"),
     (f"evaluate {NANO} --data photos --weights cut.safetensors", "weight file cut.safetensors is cut short"),
@@ -58,12 +60,27 @@ REFUSED = [
     (f"evaluate {NANO} --data photos --weights hostile.pth", "would run code when opened: it names `posix.system`"),
     (f"evaluate {NANO} --data photos --weights other.safetensors", "(layers.1.mixer.D is 5 and the model's is 32)"),
     (f"evaluate {NANO} --data four --weights nano.safetensors", "(head.weight is 3x16 and the model's is 4x16"),
-    ("evaluate --model model --data photos --img-size 16", "model is a model's folder and brings its own img_size"),
+    ("evaluate --model model --data photos --img-size 16", "model comes trained and brings its own img_size"),
     (f"{PRETRAIN} --data photos --img-size 7 --output new", "7x7 does not fit patches of 2 pixels"),
     (f"{PRETRAIN} --data photos --in-chans 4 --output new", "with 1 or 3 channels"),
-    (f"{PRETRAIN} --data photos --model merged --output new", "merged is a model's folder and brings its own"),
+    (f"{PRETRAIN} --data photos --model merged --output new", "merged comes trained and brings its own"),
     ("pretrain --model merged --data photos --batch-size 8 --output new", "merged is a merged model; re-train it with"),
     ("retrain --model vim_tiny --data photos --output new", "vim_tiny comes without trained weights"),
+    # weight files and the hub
+    ("convert gone.pth --model vim_nano --output new", "no weight file at gone.pth"),
+    ("convert nano.safetensors --output new", "nano.safetensors is not called as a published file, so its network is"),
+    ("convert nano.safetensors --model vim_huge --output new", "model 'vim_huge' is unknown; choose one of"),
+    ("convert nano.safetensors --model vim_nano --output new", "nano.safetensors does not fit the model: "),
+    ("convert nano.safetensors --model vim_nano --output model", "model holds a model already, which this would"),
+    ("convert nano.safetensors --model vim_nano --output file", "output file is a file; name a folder"),
+    ("convert nano.safetensors --model vim_nano --part ema --output new", "has no part 'ema' with weights; parts it"),
+    ("convert hostile.pth --model vim_nano --output new", "would run code when opened: it names `posix.system`"),
+    ("convert cut.safetensors --model vim_nano --output new", "weight file cut.safetensors is cut short"),
+    ("convert --output new", "Missing argument 'file'. See `rmeeto convert --help`."),
+    ("push model nano", "'nano' is not a repository's name; write owner/name"),
+    ("push gone me/nano --dry-run", "model folder gone does not exist"),
+    ("push cut-model me/nano --dry-run", "weight file cut-model/model.safetensors is cut short"),
+    ("evaluate --model hf-hub:me/na/no", "'me/na/no' is not a repository's name"),
     # schedules and settings
     (f"{RETRAIN} {MODEL} --r 9 --output new", "r = 9 after block 1 is too large: 17 tokens arrive there and at most 8"),
     (f"{RETRAIN} {MODEL} --r -1 --output new", "r = -1 is negative"),
@@ -76,6 +93,10 @@ REFUSED = [
     ("benchmark --model model --r 4 --threads 99999", "threads = 99999 is more than the"),
     ("benchmark --model model --r 4 --speed-repeats 0", "speed_repeats = 0 measures nothing"),
     # recipes
+    ("recipes vim_huge", "recipe 'vim_huge' is unknown; choose one of videomamba_base_15_epochs"),
+    ("retrain --recipe vim_huge --output new", "recipe 'vim_huge' is unknown"),
+    ("pretrain --recipe vim_tiny_3_epochs --output new", "is for `rmeeto retrain`, not for `rmeeto pretrain`"),
+    ("reproduce table1", "table 'table1' is unknown; choose one of images, minutes, order, videos, vim_small_by_r"),
     (f"pretrain {NANO} --data photos --epochs 1 --output new", "leave none of 1 for the cosine; set warmup_epochs"),
     (f"{RETRAIN} {MODEL} --r 4 --lr nan --output new", "lr is nan; it must be a number above 0"),
     (f"{RETRAIN} {MODEL} --r 4 --min-lr 1 --output new", "min_lr 1 is above the peak"),
@@ -129,11 +150,49 @@ def test_the_whole_way(rmeeto_says: Say, tmp_path: Path, monkeypatch: pytest.Mon
     assert text.out.startswith(f"top-1 {result['merged']['top1']:.2f}  top-5 100.00  on 12 images in ")
     assert (text.code, text.err) == (0, "")  # no bar where there is no terminal
     speed = "--speed-batch 1 --speed-repeats 1 --speed-warmup 0"
-    measured = _json(rmeeto_says(f"benchmark --model {faster} --own-schedule {speed} --json"))
-    assert measured["merged"]["schedule"] == result["schedule"]
+    for given, schedule in (("", result["schedule"]), ("--rank 2", result["schedule"]), ("--r 2", [0, 2, 0, 0])):
+        measured = _json(rmeeto_says(f"benchmark --model {faster} {given} {speed} --json"))
+        assert measured["merged"]["schedule"] == schedule
     table = rmeeto_says(f"benchmark --model {own} --r 4 {speed}").out
     assert "un-merged" in table
     assert "merged" in table
+
+
+def test_weights_in_and_out(rmeeto_says: Say, tmp_path: Path) -> None:
+    """Of a network at its published size, with numbers of our own."""
+    torch.manual_seed(0)
+    torch.save({"model": create("vim_nano").state_dict()}, tmp_path / "mine.pth")
+    line = f"convert {tmp_path}/mine.pth --model vim_nano --output {tmp_path}"
+    said = rmeeto_says(f"{line}/one")
+    assert said.out.splitlines() == [
+        "vim_nano: 0.43 M parameters", "weights of mine.pth, its part model", f"The model is in {tmp_path}/one",
+    ]  # fmt: skip
+    done = _json(rmeeto_says(f"{line}/two --json"))
+    assert (done["kind"], done["output"]) == ("conversion", f"{tmp_path}/two")
+    shown = rmeeto_says(f"push {tmp_path}/one me/nano --dry-run --license mit").out
+    assert shown.startswith("---\nlibrary_name: rmeeto\nlicense: mit\n")
+    assert "Would be put into me/nano: model.safetensors (1." in shown
+    assert _json(rmeeto_says(f"push {tmp_path}/one me/nano --dry-run --json"))["kind"] == "upload"
+
+
+def test_models(rmeeto_says: Say) -> None:
+    said = rmeeto_says("models")
+    (line,) = (line for line in said.out.splitlines() if line.startswith("vim_base.midclstok_in1k "))
+    assert line.split() == [
+        "vim_base.midclstok_in1k", "97.60", "M", "3x224x224", "81.9", "hustvl/Vim-base-midclstok", "apache-2.0",
+    ]  # fmt: skip
+    assert max(map(len, said.out.splitlines())) <= 120
+    assert _json(rmeeto_says("models --json"))["kind"] == "models"
+
+
+def test_recipes(rmeeto_says: Say, tmp_path: Path) -> None:
+    assert "vim_small_3_epochs" in rmeeto_says("recipes").out
+    shown = rmeeto_says("recipes vim_small_3_epochs")
+    assert "epochs = 3" in shown.out
+    assert "published: top1 79.3" in shown.out
+    assert json.loads(rmeeto_says("recipes vim_small_3_epochs --json").out)["groups"]["schedule"]["r"] == 11
+    (tmp_path / "own.toml").write_text(shown.out)  # what is shown can be run
+    assert "epochs = 3" in rmeeto_says(f"recipes {tmp_path / 'own.toml'}").out
 
 
 def test_doctor(rmeeto_says: Say) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rmeeto.errors import SettingsError, ShapeError
-from rmeeto.models.configs import CONFIGS, VimConfig, config_of
+from rmeeto.models.configs import CONFIGS, TIMM_NAMES, VimConfig, config_of, is_name, short_name
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,9 @@ def test_derived_widths(name, rank, inner):
         ({"class_token": "last"}, SettingsError, "'last'"),
         ({"directions": "max"}, SettingsError, "'max'"),
         ({"drop_path_rate": 1.0}, SettingsError, "drop_path_rate = 1.0"),
+        ({"drop_rate": -0.1}, SettingsError, "drop_rate = -0.1"),
+        ({"global_pool": "max"}, SettingsError, "'max' is unknown; use 'token' or 'avg' or ''"),
+        ({"num_classes": -1}, SettingsError, "num_classes = -1"),
         ({"width": 3}, SettingsError, "no size named width; known sizes: img_size"),
     ],
 )
@@ -56,6 +59,24 @@ def test_impossible_sizes_are_named(sizes, error, says):
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(SettingsError, match=re.escape("vim_base, vim_nano, vim_small, ")):
         config_of("vim_huge")
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("vim_nano", "vim_nano_patch2_28"),
+        ("vim_tiny", "vim_tiny_patch16_224"),
+        ("vim_small_stride8", "vim_small_patch16_stride8_224"),
+        ("videomamba_middle", "videomamba_middle_patch16_224"),
+        ("videomamba_tiny_k400_f8", "videomamba_tiny_k400_f8_224"),
+    ],
+)
+def test_each_model_has_two_names(short, long):
+    assert TIMM_NAMES[short] == long
+    assert short_name(long) == short_name(short) == short
+    assert config_of(long) == config_of(short)
+    assert is_name(long)
+    assert not is_name(f"{long}.in1k")
 
 
 def test_config_survives_json():

@@ -27,7 +27,7 @@ def test_sizes_are_those_of_the_official_names(origin: Origin) -> None:
     assert sum(map(math.prod, shapes.values())) == origin.parameters
     assert sum(name.endswith("out_proj.weight") for name in shapes) == origin.depth
     assert shapes["head.bias"] == [origin.num_classes]
-    assert ("temporal_pos_embedding" in shapes) == (origin.frames is not None)
+    assert ("temporal_pos_embedding" in shapes) == (origin.num_frames is not None)
 
 
 @pytest.mark.parametrize("origin", ORIGINS, ids=lambda origin: origin.name)
@@ -36,7 +36,7 @@ def test_merged_ones_bring_their_schedule(origin: Origin) -> None:
     if origin.schedule is None:
         assert origin.reduction is None
         return
-    tokens = (origin.frames or 1) * 196 + 1
+    tokens = (origin.num_frames or 1) * 196 + 1
     assert origin.schedule.merges == (11 if origin.depth == 24 else 15)
     origin.schedule.require_fit(tokens, origin.depth)
     assert origin.reduction == {"class_place": "official"}

@@ -11,6 +11,8 @@ from torch import nn
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.models import Vim, VimConfig, cast_weights, create
 from rmeeto.models.embed import place_class_token
+from rmeeto.reduction import attach
+from rmeeto.schedule import Schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OFFICIAL = {
@@ -193,3 +195,100 @@ def test_gradients_reach_every_parameter(sizes):
     model = small(**sizes).train()
     model(torch.randn(2, *model.config.input_shape)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("sizes", [{}, {"global_pool": "avg"}, {"global_pool": ""}, {"num_frames": 2}])
+@pytest.mark.parametrize("class_token", ["first", "middle"])
+def test_features_and_head_are_the_model(sizes, class_token):
+    model = small(class_token=class_token, **sizes)
+    images = torch.randn(2, *model.config.input_shape)
+    features = model.forward_features(images)
+    torch.testing.assert_close(model.forward_head(features), model(images))
+    pooled = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(model.head(pooled), model(images))
+    assert pooled.shape == ((2, 16) if model.global_pool else features.shape)
+
+
+def test_features_begin_with_the_class_token():
+    model, images = small(), torch.randn(2, 3, 12, 12)
+    x = model.norm_f(model.forward_tokens(images).x)
+    assert torch.equal(model.forward_features(images), torch.cat((x[:, 4:5], x[:, :4], x[:, 5:]), dim=1))
+
+
+def test_the_mean_counts_a_merged_token_as_often_as_it_was_merged():
+    model = attach(small(global_pool="avg"), Schedule.of([2, 2, 0]))
+    images = torch.randn(2, 3, 12, 12)
+    tokens = model.forward_tokens(images)
+    patches = [[row for row in range(6) if row != place] for place in tokens.places[:, 0].tolist()]
+    for image, rows in enumerate(patches):
+        weights = tokens.size[image, rows, None]
+        mean = (model.norm_f(tokens.x)[image, rows] * weights).sum(0) / 9
+        torch.testing.assert_close(model(images)[image], model.head(mean))
+    with pytest.raises(ShapeError, match="6 of 10 tokens are left, whose mean needs their sizes"):
+        model.forward_head(model.forward_features(images))
+
+
+@pytest.mark.parametrize("pool", [None, "avg"])
+def test_a_new_head(pool):
+    model = small()
+    model.reset_classifier(7, pool)
+    assert (model.num_classes, model.global_pool) == (7, pool or "token")
+    assert model.head is model.get_classifier()
+    assert model(torch.randn(2, 3, 12, 12)).shape == (2, 7)
+    assert not model.head.training
+    model.reset_classifier(0)
+    assert model(torch.randn(2, 3, 12, 12)).shape == (2, 16)
+    model.double().reset_classifier(3)
+    assert model.head.weight.dtype == torch.float64
+    with pytest.raises(SettingsError, match=r"'max' is unknown; use 'token' or 'avg'"):
+        model.reset_classifier(3, "max")
+
+
+@pytest.mark.parametrize("schedule", [None, Schedule.of([2, 2, 0])])
+def test_checkpointing_computes_the_same_gradients(schedule):
+    gradients = []
+    for enable in (False, True):
+        model = small(drop_path_rate=0.3).train()
+        if schedule:
+            attach(model, schedule)
+        model.set_grad_checkpointing(enable=enable)
+        calls = []
+        model.layers[1].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(1)
+        model(torch.randn(8, 3, 12, 12)).square().sum().backward()
+        assert len(calls) == 1 + enable
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize("class_token", ["first", "middle"])
+def test_another_input_size(class_token):
+    model = small(num_frames=2, class_token=class_token)
+    nn.init.normal_(model.temporal_pos_embedding)
+    frozen = model.pos_embed.requires_grad_(requires_grad=False).clone()
+    model.set_input_size((12, 20), num_frames=4)
+    assert model.grid_size == (4, 3, 5)
+    assert model(torch.randn(2, 3, 4, 12, 20)).shape == (2, 5)
+    place = model.config.class_place_among(15)
+    assert torch.equal(model.pos_embed[:, place], frozen[:, model.config.class_place_among(9)])
+    assert not model.pos_embed.requires_grad
+    assert model.temporal_pos_embedding.requires_grad
+    model.set_input_size(12)
+    assert (model.grid_size, model.num_tokens) == ((4, 3, 3), 37)
+    with pytest.raises(ShapeError, match="nearest that fits is 12"):
+        model.set_input_size(13)
+    assert model(torch.randn(1, 3, 4, 12, 12)).shape == (1, 5)
+
+
+def test_a_size_of_an_equal_number_of_patches_is_another_grid():
+    model = small(img_size=(8, 32))
+    before = model.pos_embed.clone()
+    model.set_input_size((32, 8))
+    assert model.pos_embed.shape == before.shape
+    assert not torch.equal(model.pos_embed, before)
+
+
+def test_frames_of_images_are_refused():
+    with pytest.raises(SettingsError, match="num_frames = 4 is for videos"):
+        small().set_input_size(num_frames=4)

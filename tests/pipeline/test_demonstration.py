@@ -15,6 +15,7 @@ from rmeeto.pipeline import demonstration, retraining
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import read_json, write_json
 from rmeeto.reduction import attached
+from rmeeto.report.words import verdict
 
 from .conftest import digests
 
@@ -50,6 +51,8 @@ def test_the_whole_job(trained: Path, tmp_path: Path) -> None:
     assert tokens[0] == 197
     assert len(set(tokens[1:])) == 1
     assert result["images"] == {"train": 8, "validation": 10}
+    assert result["note"] == "A quick run: accuracies on 10 images mean little."
+    assert verdict(result).endswith(result["note"])
     assert told.lines[0].startswith("vim_nano on 8 training and 10 test images of Fashion-MNIST; ")
     found = attached(rmeeto.load(tmp_path))
     assert found is not None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,12 +15,18 @@ from safetensors.torch import save_file
 import rmeeto
 from rmeeto.data import DataSpec, InputSpec, open_data
 from rmeeto.errors import RmeetoError, SettingsError, ShapeError, WeightsError
+from rmeeto.hub import read_bundle
 from rmeeto.models import create
 from rmeeto.models.embed import resize_positions
 from rmeeto.pipeline import ModelSpec
-from rmeeto.pipeline.opening import fitting, open_model, open_with_images, require_trained
+from rmeeto.pipeline.opening import fitting, open_model, open_with_images, other_names, require_trained
+from rmeeto.pipeline.training import write_model
+from rmeeto.pipeline.watch import Unwatched
+from rmeeto.reduction import attached
 
 from .conftest import CLASSES, NANO, paint
+
+KEYS = json.loads((Path(__file__).parent.parent / "golden" / "keys_image.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +98,66 @@ def test_a_folder_of_other_classes_is_refused(trained: Path, tmp_path: Path) -> 
         open_with_images(ModelSpec(model=str(trained)), lambda form: open_data(four, form))
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "told"),
+    [
+        (CLASSES, CLASSES, None),
+        (None, CLASSES, None),
+        (("green", "blue", "red"), CLASSES, "2 of 3 classes in another order .*'blue' stands where the model has 'gre"),
+        (("blue", "green", "rot"), CLASSES, "1 of 3 classes otherwise .*'red' stands where the model has 'rot'"),
+    ],
+)
+def test_other_names_of_classes(model: tuple[str, ...] | None, data: tuple[str, ...], told: str | None) -> None:
+    line = other_names(model, data)
+    assert (line is None) == (told is None)
+    assert told is None or re.search(told, line or "")
+
+
+def test_other_names_are_told_where_images_are_opened(trained: Path, tmp_path: Path) -> None:
+    renamed = DataSpec(data=str(paint(tmp_path, ("cyan", "lime", "pink"), train=1, val=1)))
+    told: list[str] = []
+    watch = Unwatched()
+    watch.stage = told.append  # type: ignore[method-assign]
+    open_with_images(ModelSpec(model=str(trained)), lambda form: open_data(renamed, form), watch)
+    assert len(told) == 1
+    assert told[0].startswith("the data names 3 of 3 classes otherwise than the model does ('cyan' stands where")
+
+
+def test_a_weight_file_is_read_as_published_ones_are(tmp_path: Path) -> None:
+    """What a distillation left beside the network is left out."""
+    model = create("vim_nano", **NANO.sizes(), num_classes=3)
+    state = {**model.state_dict(), "distill_head.weight": torch.ones(3, 16)}
+    torch.save({"model": state, "args": argparse.Namespace(lr=1.0)}, tmp_path / "mine.pth")
+    opened = open_model(dataclasses.replace(NANO, weights=str(tmp_path / "mine.pth")), num_classes=3)
+    assert torch.equal(opened.model.head.weight, model.head.weight)
+
+
+def test_a_published_name_is_a_trained_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It comes merged as it was re-trained, and what is made of it remembers it."""
+    state = {name: torch.zeros(1).expand(shape) for name, shape in KEYS["vim_tiny"].items()}
+    torch.save({"model": state}, tmp_path / "file.pth")
+    monkeypatch.setattr("rmeeto.hub.loading.fetch_published", lambda _origin, _hub: tmp_path / "file.pth")
+    spec = ModelSpec(model="vim_tiny.rmeeto_in1k")
+    require_trained(spec)
+    opened = open_model(spec)
+    assert opened.form == InputSpec.of((3, 224, 224))
+    assert (opened.name, opened.model.num_classes) == ("vim_tiny", 1000)
+    found = attached(opened.model)
+    assert found is not None
+    assert found[0].merges == 11
+    assert opened.origin is not None
+    assert opened.origin["repo"] == "Soptq/R-Meeto"
+    write_model(opened, tmp_path / "mine", {"run": {}})
+    assert read_bundle(tmp_path / "mine").records == {"run": {}, "base": opened.origin}
+
+
 def test_a_name_without_weights_is_not_trained(weights: str) -> None:
     require_trained(dataclasses.replace(NANO, weights=weights))
     require_trained(ModelSpec(model="some/folder"))
     with pytest.raises(SettingsError, match="vim_nano comes without trained weights; add --weights"):
         require_trained(NANO)
+    with pytest.raises(SettingsError, match=r"or its published weights as vim_base\.midclstok_in1k"):
+        require_trained(ModelSpec(model="vim_base"))
 
 
 def test_evaluation_takes_as_many_images_as_training_where_nothing_else_is_asked() -> None:

@@ -60,8 +60,8 @@ def test_it_leaves_all_of_its_evidence(faster: tuple[Path, dict[str, Any]]) -> N
     output, _ = faster
     assert {path.name for path in output.iterdir()} == {
         "accuracy.json", "charts", "checkpoints", "config.json", "first_batch.png", "images.json", "log.jsonl",
-        "model.safetensors", "report.html", "result.json", "run.json", "speed.json", "tensorboard", "tokens",
-        "tokens.png",
+        "model.safetensors", "recipe.toml", "report.html", "result.json", "run.json", "speed.json", "tensorboard",
+        "tokens", "tokens.png",
     }  # fmt: skip
     assert len(list((output / "tokens").glob("*.png"))) == 12
     page = (output / "report.html").read_text()

@@ -18,8 +18,10 @@ from rmeeto.data import Augment, DataSpec
 from rmeeto.errors import CheckpointError, DataError, OutputError, RmeetoError, SettingsError, ShapeError
 from rmeeto.models import Vim
 from rmeeto.pipeline import ModelSpec
+from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Run
-from rmeeto.retrain import Checkpoints
+from rmeeto.retrain import Checkpoints, RunSpec
+from rmeeto.retrain.progress import Silent
 
 from .conftest import AUGMENT, CLASSES, NANO, RECIPE, RESUMING, InterruptedAt, digests, paint
 
@@ -31,7 +33,8 @@ def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
 
 def test_it_leaves_a_model_and_its_records(trained: Path, photos: DataSpec) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
+        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "recipe.toml", "run.json",
+        "tensorboard",
     }  # fmt: skip
     run = Run.read(trained / "run.json")
     assert (run.verb, len(run.epochs), run.images) == ("pretrain", 2, 2 * 24)
@@ -180,3 +183,39 @@ def test_colours_become_grey_where_the_model_sees_grey(tmp_path: Path) -> None:
     few = dataclasses.replace(RECIPE, epochs=1, batch_size=4)
     run = _pretrain(data, tmp_path / "run", model=dataclasses.replace(NANO, in_chans=1), recipe=few)
     assert run.images == 4
+
+
+class _Heard(Unwatched):
+    """Somebody who keeps the lines of a training run."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def training(self) -> Silent:
+        progress = Silent()
+        progress.note = self.lines.append  # type: ignore[method-assign]
+        return progress
+
+
+def test_bad_images_are_listed_and_told_once_an_epoch(tmp_path: Path) -> None:
+    root = paint(tmp_path / "photos")
+    for name in ("train/red/3.png", "val/blue/1.png"):
+        (root / name).write_text("a letter")
+    heard, output = _Heard(), tmp_path / "run"
+    (output / "old").mkdir(parents=True)
+    (output / "bad_images.jsonl").write_text("of another run\n")
+    run = _pretrain(DataSpec(str(root), max_bad_images=0.1), output, watch=heard)
+    assert [epoch["steps"] for epoch in run.epochs] == [3, 3]
+    listed = [json.loads(line) for line in (output / "bad_images.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in listed] == ["red/3.png", "blue/1.png"]
+    assert [line.split(";")[0] for line in heard.lines] == ["bad images left out: 2"] * 2
+    with pytest.raises(DataError, match=r"1 bad of 24 images, and 0\.001 lets 0 pass"):
+        _pretrain(DataSpec(str(root)), tmp_path / "strict")
+
+
+def test_another_part_of_the_images_is_another_run(photos: DataSpec, tmp_path: Path) -> None:
+    part = dataclasses.replace(photos, train_share=0.5)
+    _pretrain(part, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1))
+    other = dataclasses.replace(part, subset_seed=1)
+    with pytest.raises(CheckpointError, match=r"subset.seed \(0, 1\)"):
+        _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), spec=RunSpec(resume="auto"))

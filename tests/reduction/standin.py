@@ -19,7 +19,7 @@ def random_tokens(batch=2, n=12, k=1, c=6, *, seed=0, dtype=torch.float32, sized
 
     places = torch.stack([torch.randperm(n, generator=generator)[:k] for _ in range(batch)])
     size = torch.randint(1, 6, (batch, n), generator=generator).float() if sized else None
-    both = {name: (normal(d), normal(d)) for name, d in (("B", 4), ("C", 4), ("delta", 8))}
+    both = {name: (normal(d), normal(d)) for name, d in (("B", 4), ("C", 4), ("delta", 8), ("k", 3))}
     return Tokens(normal(c), places, size=size, features=Features(normal(c), **both))
 
 
@@ -34,7 +34,7 @@ class Block(nn.Module):
         hidden = self.mix(tokens.x) + 0.1 * tokens.x.cumsum(1) / tokens.x.shape[1]
         if tokens.time is not None:
             hidden = hidden * tokens.time.unsqueeze(-1).to(hidden.dtype)
-        return replace(tokens, x=tokens.x + hidden, features=Features(hidden))
+        return replace(tokens, x=tokens.x + hidden, features=Features(hidden, delta=(hidden, hidden.abs())))
 
 
 class StandIn(nn.Module):

@@ -12,6 +12,7 @@ from torch import nn
 import rmeeto.reduction
 from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.reduction import Settings, attach, attached, detach, detached
+from rmeeto.reduction.matchers import MATCHERS
 from rmeeto.schedule import Schedule
 from rmeeto.tokens import Slotted
 
@@ -34,7 +35,14 @@ def test_attach_and_detach_leave_outputs_and_names_unchanged():
     assert all(type(slot) is nn.Identity for slot in model.slots)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(size_aware_scan=True, shuffle=1.0), Settings(mode="amax")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(size_aware_scan=True, shuffle=1.0, order="shuffled"),
+        Settings(mode="amax"),
+        *(Settings(matcher=matcher) for matcher in MATCHERS),
+    ],
+)
 def test_r_of_0_is_the_identity_bit_for_bit(settings):
     model = StandIn()
     before = model(X)
@@ -93,16 +101,26 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(model, schedule, setti
         assert attached(model) is None
 
 
+@pytest.mark.parametrize("matcher", MATCHERS)
 @pytest.mark.parametrize("k", [0, 1, 2, 3])
-def test_several_protected_tokens_survive_every_merge(k):
-    model = attach(StandIn(k=k), Schedule.of([9, 9, 9, 9]))
+def test_several_protected_tokens_survive_every_merge(k, matcher):
+    if matcher == "class_token" and k == 0:
+        return
+    model = attach(StandIn(k=k), Schedule.of([9, 9, 9, 9]), Settings(matcher=matcher))
     tokens = model.tokens(X)
     assert tokens.x.shape[1] == Schedule.of([9, 9, 9, 9]).final_length(20, protected=k)
     assert torch.equal(tokens.sizes().sum(1), torch.full((3,), 20.0))
     assert torch.equal(tokens.sizes().gather(1, tokens.places), torch.ones(3, k))
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(order="unordered", mode="prune"), Settings(mode="amin")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(order="unordered", mode="prune"),
+        Settings(mode="amin"),
+        *(Settings(matcher=matcher) for matcher in MATCHERS if matcher != "random"),  # draws are no part of a graph
+    ],
+)
 def test_exports_as_one_graph(settings):
     model = attach(StandIn(), SCHEDULE, settings).eval()
     with torch.no_grad():

@@ -8,8 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rmeeto.errors import SettingsError
+from rmeeto.reduction import Settings
+from rmeeto.reduction.matchers.bipartite import plan
 from rmeeto.reduction.matching import match
 from rmeeto.reduction.ordering import new_map, patch_rows
+from rmeeto.reduction.plan import Sight
+from rmeeto.tokens import Tokens
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=80)
 
@@ -67,17 +71,16 @@ def plans(draw):
 
 def planned(features, places, r, *, similarity="cosine", rank=1, order="ordered", class_place="exact", prune=False):
     rows = patch_rows(places, features.shape[1])
-    patches = features.gather(1, rows.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
-    matching = match(patches, similarity, rank)
-    return new_map(matching, rows, places, r, order=order, class_place=class_place, prune=prune)
+    sight = Sight(Tokens(features, places), rows, Settings(feature="x", similarity=similarity, rank=rank))
+    return new_map(plan(sight, r), rows, places, order=order, class_place=class_place, prune=prune)
 
 
 @pytest.mark.parametrize("order", ["ordered", "unordered"])
 @pytest.mark.parametrize("similarity", ["cosine", "l1", "l2"])
-@given(plan=plans(), rank=st.sampled_from([1, 2, 3, 14]), official=st.booleans())
+@given(case=plans(), rank=st.sampled_from([1, 2, 3, 14]), official=st.booleans())
 @PROPERTY
-def test_plan_is_the_method_written_by_hand(order, similarity, plan, rank, official):
-    features, places, r = plan
+def test_plan_is_the_method_written_by_hand(order, similarity, case, rank, official):
+    features, places, r = case
     how = {"similarity": similarity, "rank": rank, "order": order, "class_place": "exact"}
     if official:
         places, how["class_place"] = places[:, :1], "official"
@@ -92,10 +95,10 @@ def test_plan_is_the_method_written_by_hand(order, similarity, plan, rank, offic
         assert mapping.index[image].tolist() == [expected[place] for place in range(features.shape[1])]
 
 
-@given(plan=plans(), order=st.sampled_from(["ordered", "unordered"]))
+@given(case=plans(), order=st.sampled_from(["ordered", "unordered"]))
 @PROPERTY
-def test_pruning_drops_the_leaving_sources(plan, order):
-    features, places, r = plan
+def test_pruning_drops_the_leaving_sources(case, order):
+    features, places, r = case
     mapping = planned(features, places, r, order=order, prune=True)
     merging = planned(features, places, r, order=order)
     assert torch.equal(mapping.index, merging.index)
@@ -106,10 +109,10 @@ def test_pruning_drops_the_leaving_sources(plan, order):
     assert torch.equal(mapping.counts(), torch.ones_like(mapping.counts()))
 
 
-@given(plan=plans())
+@given(case=plans())
 @PROPERTY
-def test_order_is_kept(plan):
-    features, places, r = plan
+def test_order_is_kept(case):
+    features, places, r = case
     mapping = planned(features, places, r)
     n = features.shape[1]
     for image in range(features.shape[0]):
@@ -122,10 +125,10 @@ def test_order_is_kept(plan):
         assert mapping.move(places).sort().values[image].tolist() == mapping.index[image, sorted(own)].tolist()
 
 
-@given(plan=plans())
+@given(case=plans())
 @PROPERTY
-def test_l2_matches_as_cosine_does(plan):
-    features, places, r = plan
+def test_l2_matches_as_cosine_does(case):
+    features, places, r = case
     assert torch.equal(planned(features, places, r, similarity="l2").index, planned(features, places, r).index)
 
 

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.reduction import Reducer, Settings
+from rmeeto.reduction.matchers import MATCHERS, matcher_of
+from rmeeto.reduction.ordering import new_map, patch_rows
+from rmeeto.reduction.plan import Sight
 from rmeeto.schedule import removable
 from rmeeto.tokens import Features
 
@@ -23,16 +26,18 @@ loads = st.builds(
     random_tokens,
     batch=st.integers(1, 3),
     n=st.integers(4, 20),
-    k=st.integers(0, 3),
+    k=st.integers(1, 3),
     seed=st.integers(0, 2**31),
     sized=st.booleans(),
 )
 methods = st.builds(
     Settings,
-    feature=st.sampled_from(["hidden", "B", "C", "delta"]),
+    matcher=st.sampled_from(sorted(MATCHERS)),
+    feature=st.sampled_from(["hidden", "B", "C", "delta", "k", "x"]),
     similarity=st.sampled_from(["cosine", "l1", "l2"]),
     rank=st.integers(1, 5),
-    order=st.sampled_from(["ordered", "unordered"]),
+    order=st.sampled_from(["ordered", "unordered", "shuffled"]),
+    split=st.sampled_from(["patches", "sequence"]),
     shuffle=st.sampled_from([0.0, 0.3, 1.0]),
 )
 
@@ -68,11 +73,36 @@ def test_protected_tokens_are_untouched(mode, tokens, method, r):
         assert torch.equal(out.sizes().gather(1, out.places), tokens.sizes().gather(1, tokens.places))
 
 
+@pytest.mark.parametrize("matcher", MATCHERS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("n", "k", "r"), [(12, 1, 0), (2, 1, 5), (1, 1, 5), (4, 3, 2)])
-def test_nothing_to_remove_returns_the_tokens_given(mode, n, k, r):
+def test_nothing_to_remove_returns_the_tokens_given(mode, matcher, n, k, r):
     tokens = random_tokens(n=n, k=k)
-    assert Reducer(r, Settings(mode=mode, shuffle=1.0, size_aware_scan=True))(tokens) is tokens
+    settings = Settings(mode=mode, matcher=matcher, shuffle=1.0, size_aware_scan=True, order="shuffled")
+    assert Reducer(r, settings)(tokens) is tokens
+
+
+@given(tokens=loads, method=methods, r=st.integers(1, 12))
+@PROPERTY
+def test_the_plan_is_sound_and_order_is_kept(tokens, method, r):
+    """Each leaves once, for one that stays; what stays stands as it stood, protected tokens at their exact places."""
+    n, k = tokens.x.shape[1], tokens.places.shape[1]
+    if (r := removable(n, r, k)) == 0:
+        return
+    rows = patch_rows(tokens.places, n)
+    plan = matcher_of(method.matcher)(Sight(tokens, rows, method), r)
+    mapping = new_map(plan, rows, tokens.places, order="ordered", class_place="exact", prune=False)
+    assert mapping.length == n - r
+    for image in range(tokens.x.shape[0]):
+        leaving, joined, heads = (part[image].tolist() for part in (plan.leaving, plan.joined, plan.heads))
+        assert len(set(leaving)) == len(leaving) == len(joined) == r
+        assert len(set(heads)) == len(heads)
+        assert not set(leaving) & {*joined, *heads}
+        place = rows[image].tolist()
+        staying = [old for old in range(n) if old not in {place[row] for row in leaving}]
+        assert mapping.index[image, staying].tolist() == list(range(n - r))
+        for row, other in zip(leaving, joined, strict=True):
+            assert mapping.index[image, place[row]] == mapping.index[image, place[other]]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -128,6 +158,12 @@ def test_scan_sees_the_sizes_on_request_only(aware, mode):
     else:
         assert torch.equal(out.time, out.size)
         assert out.time.dtype == torch.float32
+
+
+@pytest.mark.parametrize("proportional", [True, False])
+def test_attention_sees_the_sizes_unless_told_not_to(proportional):
+    out = Reducer(4, Settings(proportional_attention=proportional))(random_tokens(sized=True))
+    assert torch.equal(out.weight, out.size) if proportional else out.weight is None
 
 
 def test_features_are_gone_after_a_merge():
@@ -188,14 +224,71 @@ def test_a_removal_that_cannot_be_is_refused(removal):
         Reducer(removal, Settings())
 
 
-def test_images_do_not_influence_each_other():
-    tokens = random_tokens(batch=3, n=15, k=2)
-    together = Reducer(5, Settings())(tokens)
+@pytest.mark.parametrize("order", ["ordered", "unordered", "shuffled"])
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_images_do_not_influence_each_other(matcher, order):
+    tokens, reducer = random_tokens(batch=3, n=15, k=2), Reducer(5, Settings(matcher=matcher, order=order))
+    together = reducer(tokens)
     for image in range(3):
         part = slice(image, image + 1)
-        alone = Reducer(5, Settings())(
-            replace(
-                tokens, x=tokens.x[part], places=tokens.places[part], features=Features(tokens.features.hidden[part])
-            )
-        )
+        features = Features(tokens.features.hidden[part], delta=tuple(delta[part] for delta in tokens.features.delta))
+        alone = reducer(replace(tokens, x=tokens.x[part], places=tokens.places[part], features=features))
         torch.testing.assert_close(alone.x[0], together.x[image])
+
+
+@given(tokens=loads, method=methods, r=st.integers(1, 6), later=st.integers(1, 6))
+@PROPERTY
+def test_two_merges_are_one_by_the_composed_map(tokens, method, r, later):
+    """Of any reducer whose merge is a weighted mean: one merge by both maps gives the same tokens."""
+    first, second = Reducer(r, method), Reducer(later, method, block=1)
+    between = first(tokens)
+    if removable(between.x.shape[1], later, between.places.shape[1]) == 0:
+        return
+    between = replace(between, features=random_tokens(*between.x.shape[:2], between.places.shape[1]).features)
+    composed = first.planner(tokens).then(second.planner(between))
+    out = second(between)
+    x, size = composed.merge(tokens.x, tokens.sizes())
+    torch.testing.assert_close(x, out.x, atol=1e-5, rtol=1e-5)
+    assert torch.equal(size, out.sizes())
+    assert torch.equal(composed.move(tokens.places), out.places)
+
+
+@pytest.mark.parametrize("settings", [{"matcher": "random"}, {"order": "shuffled"}])
+def test_chance_is_the_same_each_time_and_differs_by_seed_and_block(settings):
+    tokens = random_tokens(n=41)
+    state = torch.get_rng_state()
+    first = Reducer(5, Settings(**settings))(tokens)
+    assert torch.equal(Reducer(5, Settings(**settings))(tokens).x, first.x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(Reducer(5, Settings(**settings, seed=1))(tokens).x, first.x)
+    assert not torch.equal(Reducer(5, Settings(**settings), block=1)(tokens).x, first.x)
+
+
+def test_shuffled_groups_are_the_ordered_ones_in_another_order():
+    tokens = random_tokens(batch=2, n=41, k=2)
+    ordered = Reducer(9, Settings())(tokens)
+    shuffled = Reducer(9, Settings(order="shuffled"))(tokens)
+    assert torch.equal(shuffled.places, ordered.places)
+    assert not torch.equal(shuffled.x, ordered.x)
+    for image in range(2):
+        assert sorted(shuffled.x[image].tolist()) == sorted(ordered.x[image].tolist())
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_a_feature_that_is_read_is_told(matcher):
+    asked = set()
+
+    class Telling:
+        def __getattr__(self, name):
+            asked.add(name)
+            return getattr(tokens.features, name)
+
+    tokens = random_tokens(n=9)
+    reducer = Reducer(2, Settings(matcher=matcher, feature="B"))
+    reducer(replace(tokens, features=Telling()))
+    assert asked <= set(reducer.reads)
+
+
+def test_without_a_class_token_nothing_can_be_like_it():
+    with pytest.raises(SettingsError, match="has none"):
+        Reducer(2, Settings(matcher="class_token"))(random_tokens(k=0))

@@ -18,11 +18,14 @@ from rmeeto.reduction import Settings, feature_width
         ({"mode": "median"}, "sum, mean, amax, amin, prune"),
         ({"order": "random"}, "ordered, unordered"),
         ({"class_place": "middle"}, "exact, official"),
+        ({"split": "halves"}, "patches, sequence"),
+        ({"matcher": "hungarian"}, "'hungarian'"),
         ({"rank": 0}, "rank = 0"),
         ({"rank": True}, "rank = True"),
         ({"rank": 1.0}, "rank = 1.0"),
         ({"seed": -1}, "seed = -1"),
         ({"size_aware_scan": "False"}, "'False'"),
+        ({"proportional_attention": 1}, "proportional_attention = 1"),
         ({"shuffle": 1.5}, "1.5"),
         ({"shuffle": "half"}, "'half'"),
         ({"shuffle": float("nan")}, "nan"),
@@ -42,6 +45,11 @@ def test_json_and_back():
     assert Settings.from_dict({}) == Settings()
 
 
-@pytest.mark.parametrize(("feature", "width"), [("hidden", 192), ("B", 16), ("C", 16), ("delta", 384)])
+@pytest.mark.parametrize(("feature", "width"), [("hidden", 192), ("x", 192), ("B", 16), ("C", 16), ("delta", 384)])
 def test_width_of_the_compared_feature(feature, width):
     assert feature_width(feature, embed_dim=192, inner_dim=384, state_size=16) == width
+
+
+def test_width_of_a_feature_that_a_mamba_has_not():
+    with pytest.raises(SettingsError, match="'q' is of attention"):
+        feature_width("q", embed_dim=192, inner_dim=384, state_size=16)

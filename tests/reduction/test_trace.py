@@ -7,13 +7,19 @@ import torch
 
 from rmeeto.errors import RmeetoError, SettingsError, ShapeError
 from rmeeto.reduction import Settings, attach, trace
+from rmeeto.reduction.matchers import MATCHERS
 from rmeeto.schedule import Schedule
 
 from .standin import StandIn
 
 SCHEDULE = Schedule.of([4, 3, 0, 2])
 X = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(1))
-VARIANTS = [Settings(), Settings(class_place="official"), Settings(order="unordered"), Settings(shuffle=0.6)]
+VARIANTS = [
+    *(Settings(matcher=matcher) for matcher in MATCHERS),
+    *(Settings(order="unordered", matcher=matcher) for matcher in MATCHERS),
+    *(Settings(**{name: value}) for name, value in (("class_place", "official"), ("order", "shuffled"))),
+    *(Settings(**{name: value}) for name, value in (("shuffle", 0.6), ("split", "sequence"))),
+]
 
 
 @pytest.mark.parametrize("settings", [*VARIANTS, Settings(mode="prune")])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rmeeto.cli.console import Screen, show
-from rmeeto.cli.options import with_options
+from rmeeto.cli.options import given, with_options
 from rmeeto.cli.texts import benchmark_text
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.reduction.settings import Settings
@@ -19,7 +19,10 @@ Examples:
 
     rmeeto benchmark --model vim_tiny --r 5
 
-    rmeeto benchmark --model runs/demo --own-schedule --speed-batch 1 --threads 1 --json
+    rmeeto benchmark --model runs/demo --speed-batch 1 --threads 1 --json
+
+A merged model is measured with the schedule and the settings it came with; options of schedule or settings replace
+that group.
 """
 
 
@@ -29,13 +32,12 @@ def command(
     schedule: ScheduleSpec,
     settings: Settings,
     speed: SpeedSpec,
-    own_schedule: Annotated[
-        bool, typer.Option("--own-schedule", help="merge as the model's own schedule says, not as --r does")
-    ] = False,
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
     from rmeeto.pipeline.measuring import benchmark
 
-    result = benchmark(model, speed, schedule=None if own_schedule else schedule, settings=settings, watch=Screen())
+    own = {"own_schedule": not given(context, schedule), "own_settings": not given(context, settings)}
+    result = benchmark(model, speed, schedule=schedule, settings=settings, **own, watch=Screen())
     show(benchmark_text(result), result, as_json=as_json)

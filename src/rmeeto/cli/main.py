@@ -13,7 +13,8 @@ from typing import Any
 
 import typer
 
-from rmeeto.cli import benchmark, demo, doctor, evaluate, pretrain, retrain
+from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
+from rmeeto.cli.process import keep_freed_memory
 from rmeeto.errors import RmeetoError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with `rmeeto demo`. Every command prints JSON with --json.",
 )
-for _module in (demo, doctor, pretrain, retrain, evaluate, benchmark):
+for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benchmark, recipes, reproduce, push):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
 
 # Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.
@@ -47,6 +48,7 @@ _REFUSALS = {
 def main() -> None:
     """Run the command line."""
     threading.excepthook = _tell_thread_fault
+    keep_freed_memory()
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
         code = app(sys.argv[1:] or ["--help"], prog_name="rmeeto", standalone_mode=False)

@@ -11,6 +11,7 @@ from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import with_options
 from rmeeto.cli.stopping import is_main, resumable
 from rmeeto.data.spec import Augment, DataSpec
+from rmeeto.pipeline.recipes import load_recipe
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.retrain.recipe import Recipe
 from rmeeto.retrain.run_spec import RunSpec
@@ -29,6 +30,7 @@ Examples:
 
 
 @with_options(
+    presets=lambda name: load_recipe(name, verb="pretrain").groups,
     model=ModelSpec(),
     data=DataSpec(),
     recipe=Recipe.pretraining(),

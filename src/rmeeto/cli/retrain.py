@@ -12,6 +12,7 @@ from rmeeto.cli.options import with_options
 from rmeeto.cli.stopping import resumable
 from rmeeto.cli.texts import result_text
 from rmeeto.data.spec import Augment, DataSpec
+from rmeeto.pipeline.recipes import load_recipe
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.reduction.settings import Settings
 from rmeeto.retrain.recipe import Recipe
@@ -26,6 +27,8 @@ Examples:
 
     rmeeto retrain --model vim_small --weights vim_s.pth --data imagenet/ --r 11 --epochs 15 --output runs/vim_small
 
+    rmeeto retrain --recipe vim_small_3_epochs --weights vim_s.pth --data imagenet/ --output runs/vim_small
+
     rmeeto retrain --model runs/photos --data photos/ --final 60 --time-limit 600 --output runs/photos-10min
 
 Several processes, a checkpoint every 500 steps, and on from the newest whole one whatever stopped the run before:
@@ -36,6 +39,7 @@ Several processes, a checkpoint every 500 steps, and on from the newest whole on
 
 
 @with_options(
+    presets=lambda name: load_recipe(name, verb="retrain").groups,
     model=ModelSpec(),
     data=DataSpec(),
     schedule=ScheduleSpec(),

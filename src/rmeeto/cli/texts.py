@@ -51,6 +51,44 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     return f"{Table.of(headers, rows).to_text()}\n\n{how}"
 
 
+def conversion_text(done: Mapping[str, Any]) -> str:
+    """A weight file that became a folder: what was taken, and where it is."""
+    merged = "" if done["schedule"] is None else f", {sum(done['schedule'])} tokens leave"
+    first = f"{done['model']}: {done['parameters'] / 1e6:.2f} M parameters{merged}"
+    return "\n".join((first, *done["notes"], f"The model is in {done['output']}"))
+
+
+def upload_text(done: Mapping[str, Any]) -> str:
+    """A model that went to the hub, or would."""
+    files = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in done["files"].items())
+    if done["address"] is None:
+        return f"{done['card']}\nWould be put into {done['repo']}: {files}"
+    return f"{done['address']} holds {files}"
+
+
+def models_text(found: Mapping[str, Any]) -> str:
+    """Networks and published weights: one row each."""
+    rows = [
+        (
+            model["name"],
+            f"{model['parameters'] / 1e6:.2f} M",
+            "x".join(map(str, [*model["input"][:1], *filter(None, [model["num_frames"]]), *model["input"][1:]])),
+            "" if model["r"] is None else model["r"],
+            "" if model["top1"] is None else f"{model['top1']:.1f}",
+            model["repo"] or "none listed",
+            (model["licence"] or "none stated") if model["repo"] else "",
+        )
+        for model in found["models"]
+    ]
+    headers = ("model", "parameters", "input", "r", "top-1 %", "weights", "licence")
+    how = (
+        "top-1 as published, on ImageNet-1K or, of the k400 models, Kinetics-400; r: tokens that leave at each merge\n"
+        'rmeeto.load("vim_tiny.midclstok_in1k") or --model vim_tiny.midclstok_in1k downloads them; '
+        "`rmeeto convert` reads a file"
+    )
+    return f"{Table.of(headers, rows).to_text()}\n\n{how}"
+
+
 def doctor_text(found: Mapping[str, Any]) -> str:
     """What this machine computes with."""
     environment, native = found["environment"], found["native"]
@@ -74,3 +112,45 @@ def _native_text(native: Mapping[str, Any] | None) -> str:
     if native is None:
         return "none; scans and convolutions run their slow reference (the table says why)"
     return ", ".join(f"{key} {value}" for key, value in native.items())
+
+
+# Key of a table's row -> heading; shown where a row has it.
+_REPRODUCED = {
+    "unmerged": "un-merged",
+    "training_free": "merged",
+    "top1": "re-trained",
+    "top1_against_ordered": "against ordered",
+    "gflops_paper": "paper GFLOPs",
+    "minutes_8_h100": "min, 8 H100",
+    "minutes_16_h100": "min, 16 H100",
+    "minutes_32_h100": "min, 32 H100",
+}
+
+
+def reproduced_text(result: Mapping[str, Any]) -> str:
+    """A published table beside what was measured here, marked as what it is."""
+    rows = result["rows"]
+    published = [key for key in _REPRODUCED if any(key in row["published"] for row in rows)]
+    here = ("unmerged", "training_free", "top1")
+    headers = ["run", *(f"published: {_REPRODUCED[key]}" for key in published)]
+    headers += [*(f"here: {_REPRODUCED[key]}" for key in here), "here: paper GFLOPs", "here: min"]
+    cells = [
+        (
+            row["label"],
+            *(row["published"].get(key, "") for key in published),
+            *(f"{row['here'][key]:.1f}" for key in here),
+            f"{row['here']['gflops_paper']:.3f}",
+            f"{row['here']['minutes']:.1f}",
+        )
+        for row in rows
+    ]
+    images = rows[0]["here"]["images"]
+    how = (
+        f"here: {rows[0]['here']['model']} on the demo set, {images['train']} training and {images['validation']} "
+        "validation images of Fashion-MNIST: ANOTHER MODEL AND DATA SET than the published ones; only what is more and "
+        "what is less may be compared. Rows that differ in the model alone are one run here."
+        if result["scale"] == "demo"
+        else "here: as published, on this machine."
+    )
+    missing = f"Not in this table, because it is not recorded: {result['missing']}." if result["missing"] else ""
+    return "\n\n".join(filter(None, (result["about"], Table.of(headers, cells).to_text(), how, missing)))

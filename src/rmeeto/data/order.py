@@ -7,7 +7,7 @@ has the same images, augmented alike and in the same pairs, on any number of pro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ class Order(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is."""
 
-    def in_batches(self, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of (b,) int64 indices and (b,) int64 seeds, one seed for each image's augmentation.
+    def in_batches(self, size: int, first: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        """Pairs of (b,) int64 indices, or a list of b samples, and (b,) int64 seeds, one for each augmentation.
 
         Args:
             size: images of one pair.

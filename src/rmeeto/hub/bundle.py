@@ -1,6 +1,6 @@
 """A model as a folder that can be shared: model.safetensors and config.json, the form of timm's `local-dir:`.
 
-{"architecture": "vim_tiny", "num_classes": 1000, "num_features": 192, "model_args": {...},
+{"architecture": "vim_tiny_patch16_224", "num_classes": 1000, "num_features": 192, "model_args": {...},
  "pretrained_cfg": {"input_size": [3, 224, 224], "mean": [...], "std": [...], ..., "label_names": [...]},
  "rmeeto": {"version": "0.1.0", "schedule": [0, 5, ...] or null, "reduction": {...} or null, "records": {...}}}
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import rmeeto
 from rmeeto.errors import RmeetoError, ScheduleError, WeightsError
 from rmeeto.hub.weights import read_weights
+from rmeeto.models.configs import TIMM_NAMES, is_name, short_name
 from rmeeto.records import read_json, to_json, write_together
 from rmeeto.schedule import Schedule
 
@@ -30,7 +31,7 @@ class Bundle:
     """What a model's folder holds.
 
     Attributes:
-        architecture: the name that `rmeeto.create` takes.
+        architecture: the short name that `rmeeto.create` takes; config.json has timm's, older ones the short name.
         model_args: sizes that differ from the named ones.
         schedule: tokens that leave after each block; None for an un-merged model.
         reduction: the settings of the merging as plain values; None for the defaults.
@@ -77,7 +78,7 @@ def save_bundle(
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     config = {
-        "architecture": architecture,
+        "architecture": TIMM_NAMES.get(architecture, architecture),
         "num_classes": _num_classes(model, input),
         **_num_features(model),
         "model_args": dict(model_args),
@@ -111,7 +112,7 @@ def read_bundle(folder: Path | str) -> Bundle:
     own = _expect(config.get("rmeeto", {}), dict, "rmeeto", path)
     input_config = _expect(config.get("pretrained_cfg"), dict, "pretrained_cfg", path)
     return Bundle(
-        architecture=_expect(config.get("architecture"), str, "architecture", path),
+        architecture=_short_name(_expect(config.get("architecture"), str, "architecture", path)),
         model_args=_expect(config.get("model_args", {}), dict, "model_args", path),
         schedule=_schedule(own.get("schedule"), path),
         reduction=_optional(own.get("reduction"), dict, "rmeeto.reduction", path),
@@ -120,6 +121,11 @@ def read_bundle(folder: Path | str) -> Bundle:
         version=_optional(own.get("version"), str, "rmeeto.version", path),
         state=read_weights(folder / WEIGHTS),
     )
+
+
+def _short_name(architecture: str) -> str:
+    """Of a folder; an unknown name is left for whoever builds the model to tell."""
+    return short_name(architecture) if is_name(architecture) else architecture
 
 
 def _num_classes(model: nn.Module, input_config: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A model from its folder, built by name, its schedule attached."""
+"""A model from its folder, a weight file or the hub, built by name, its schedule attached."""
 
 from __future__ import annotations
 
@@ -8,30 +8,69 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
-from rmeeto.hub.bundle import CONFIG, Bundle, read_bundle
+from rmeeto.hub.bundle import CONFIG, WEIGHTS, Bundle, read_bundle
+from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
+from rmeeto.hub.remote import Hub, fetch_bundle, fetch_published
 from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
+from rmeeto.models.origins import Origin, find
 from rmeeto.reduction import Settings, attach
 
 # Where a run keeps its model, beside its records.
 _INSIDE_RUN = "model"
+# How timm writes where a model is.
+_FOLDER, _REMOTE = "local-dir:", "hf-hub:"
 
 
-def load(path: Path | str) -> nn.Module:
-    """The model of a folder, in eval mode, on the CPU, in the dtypes it was saved in, its schedule attached.
+def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> nn.Module:
+    """A trained model, in eval mode, on the CPU, in the dtypes it was saved in, its schedule attached if it has one.
 
     Args:
-        path: a folder with model.safetensors and config.json, one of these two files, or a run's folder such as
-            runs/demo that holds such a folder named `model`.
+        name: one of
+            - a folder with model.safetensors and config.json, one of these two files, or a run's folder that holds
+              such a folder named `model`; also as timm writes it, `local-dir:FOLDER`;
+            - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub;
+            - published weights, such as `vim_tiny` or `vim_tiny_patch16_224.rmeeto_in1k`, which are downloaded;
+            - a published weight file, or any other of the network that `model` names.
+        model: the network's name, for a weight file that is not called as a published one.
+        hub: where to download from; None takes the environment's settings.
 
     Returns:
         the model; `pretrained_cfg` is its input's description as timm has it.
 
     Raises:
-        WeightsError: a file is missing, cut, or does not fit the model that config.json describes.
+        WeightsError: a file is missing, cut, asks to run code, or does not fit the model; or there is no network.
+        SettingsError: a weight file's network is not known.
     """
-    folder = bundle_folder(path)
-    return build(read_bundle(folder), source=str(folder))
+    return build(read_model(name, model=model, hub=hub), source=str(name))
+
+
+def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> Bundle:
+    """What `load` builds a model of.
+
+    Raises:
+        WeightsError, SettingsError: see `load`.
+    """
+    text = str(name).removeprefix(_FOLDER)
+    path = Path(text)
+    if text.startswith(_REMOTE):
+        return read_bundle(fetch_bundle(text.removeprefix(_REMOTE), hub or Hub()))
+    if path.is_file() and path.name not in (CONFIG, WEIGHTS):
+        return read_official(path, model=model).bundle
+    origin = find(text)
+    if path.exists() or origin is None:
+        return read_bundle(bundle_folder(path))
+    return read_published(origin, hub or Hub())
+
+
+def read_published(origin: Origin, hub: Hub) -> Bundle:
+    """Published weights, downloaded if they are not on this machine yet.
+
+    Raises:
+        WeightsError: they cannot be had or read.
+    """
+    state, taken, _ = read_network(fetch_published(origin, hub), origin)
+    return bundle_of(as_taken(origin, taken), state)
 
 
 def build(bundle: Bundle, source: str) -> nn.Module:
@@ -64,7 +103,9 @@ def bundle_folder(path: Path | str) -> Path:
         if inside and (folder / CONFIG).is_file():
             return folder
     found = "holds no config.json" if path.exists() else "does not exist"
-    raise WeightsError(f"model folder {path} {found}; name one with config.json and model.safetensors")
+    raise WeightsError(
+        f"model folder {path} {found}; name one with config.json and model.safetensors, or hf-hub:owner/name"
+    )
 
 
 def _take_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:

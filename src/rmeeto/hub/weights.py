@@ -48,12 +48,30 @@ def read_weights(path: Path | str, *, part: str | None = None) -> dict[str, Tens
     Raises:
         WeightsError: the file is missing, cut, asks to run code, or holds no weights; or it has no such part.
     """
+    return read_part(path, part=part)[0]
+
+
+def read_part(
+    path: Path | str, *, part: str | None = None, preferred: str | None = None
+) -> tuple[dict[str, Tensor], str | None]:
+    """The same as `read_weights`, and which entry of the file was taken; None for the file itself.
+
+    Args:
+        path: the file.
+        part: which entry to take, see `read_weights`.
+        preferred: which entry to take where the file has it and `part` names none.
+    """
     path = Path(path)
     head = _head(path)
     if not head:
         raise WeightsError(f"weight file {path} is empty; copy or download it again")
-    content = _read_safetensors(path) if _is_safetensors(path, head) else _read_torch(path, head)
-    return _without_prefixes(_unwrapped(content, part, path), path)
+    content: Any = _read_safetensors(path) if _is_safetensors(path, head) else _read_torch(path, head)
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__} and no named tensors; give a file with a state dict"
+        )
+    taken = _part(content, part, preferred, path)
+    return _without_prefixes(_tensors(content if taken is None else content[taken], path), path), taken
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -173,19 +191,18 @@ def _is_tensor_part(name: str) -> bool:
     return name.split(".", maxsplit=1)[0] in ("torch", "collections") or name == "argparse.Namespace"
 
 
-def _unwrapped(content: Any, part: str | None, path: Path) -> Mapping[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"{path} holds a {type(content).__name__} and no named tensors; give a file with a state dict"
-        )
+def _part(content: Mapping[Any, Any], part: str | None, preferred: str | None, path: Path) -> str | None:
+    """The entry that holds the weights; None where they are the content itself."""
     wrappers = [name for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
-    if part is not None:
-        if not isinstance(content.get(part), Mapping):
-            known = ", ".join(wrappers) or "none"
-            raise WeightsError(f"{path} has no part {part!r} with weights; parts it has: {known}")
-        content = content[part]
-    elif wrappers:
-        content = content[wrappers[0]]
+    if part is None:
+        return preferred if preferred in wrappers else next(iter(wrappers), None)
+    if not isinstance(content.get(part), Mapping):
+        known = ", ".join(wrappers) or "none"
+        raise WeightsError(f"{path} has no part {part!r} with weights; parts it has: {known}")
+    return part
+
+
+def _tensors(content: Mapping[Any, Any], path: Path) -> Mapping[str, Tensor]:
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
     if not tensors or len(tensors) != len(content):
         odd = next((name for name in content or () if name not in tensors), "nothing at all")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rmeeto.models.configs import VimConfig
     from rmeeto.models.origins import ORIGINS, Origin
     from rmeeto.models.registry import create, names
+    from rmeeto.models.timm_vit import adopt, adopted, release
     from rmeeto.models.vim import Vim, cast_weights
 
 _HOMES = {
@@ -17,11 +18,14 @@ _HOMES = {
     "Origin": "rmeeto.models.origins",
     "Vim": "rmeeto.models.vim",
     "VimConfig": "rmeeto.models.configs",
+    "adopt": "rmeeto.models.timm_vit",
+    "adopted": "rmeeto.models.timm_vit",
     "cast_weights": "rmeeto.models.vim",
     "create": "rmeeto.models.registry",
     "names": "rmeeto.models.registry",
+    "release": "rmeeto.models.timm_vit",
 }
 
-__all__ = ["ORIGINS", "Origin", "Vim", "VimConfig", "cast_weights", "create", "names"]
+__all__ = ["ORIGINS", "Origin", "Vim", "VimConfig", "adopt", "adopted", "cast_weights", "create", "names", "release"]
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rmeeto.errors import SettingsError, ShapeError
 
 ClassTokenPlace = Literal["middle", "first"]
 DirectionSum = Literal["mean", "sum"]
+GlobalPool = Literal["token", "avg", ""]
+
+_CHOICES = {
+    "class_token": get_args(ClassTokenPlace),
+    "directions": get_args(DirectionSum),
+    "global_pool": get_args(GlobalPool),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class VimConfig:
         patch_size: side of a patch in pixels.
         stride: pixels between patches; None means patch_size (no overlap).
         in_chans: colour channels of the input.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; 0 means no head, the model then gives features.
         embed_dim: model width c.
         depth: number of blocks.
         expand: inner width e = expand * embed_dim.
@@ -32,6 +39,9 @@ class VimConfig:
         dt_rank: rank R of the projection to the time step; None means ceil(c / 16).
         class_token: where the class token stands, "middle" (n_patches // 2, Vim) or "first" (VideoMamba).
         directions: how the two directions meet, "mean" (Vim) or "sum" (VideoMamba).
+        global_pool: what the head reads, "token" the class token, "avg" the mean of the patches, each counted as often
+            as it was merged, "" every token, the class token first.
+        drop_rate: dropout before the head.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         norm_eps: epsilon of the RMS norms.
 
@@ -54,6 +64,8 @@ class VimConfig:
     dt_rank: int | None = None
     class_token: ClassTokenPlace = "middle"
     directions: DirectionSum = "mean"
+    global_pool: GlobalPool = "token"
+    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-5
 
@@ -64,7 +76,6 @@ class VimConfig:
         for name in (
             "patch_size",
             "in_chans",
-            "num_classes",
             "embed_dim",
             "depth",
             "expand",
@@ -75,12 +86,14 @@ class VimConfig:
                 raise SettingsError(f"{name} = {getattr(self, name)} is not a size; give 1 or more")
         if self.num_frames is not None and self.num_frames < 1:
             raise SettingsError(f"num_frames = {self.num_frames} is no video; give 1 or more, or None for an image")
-        if self.class_token not in ("middle", "first"):
-            raise SettingsError(f"class_token = {self.class_token!r} is unknown; use 'middle' or 'first'")
-        if self.directions not in ("mean", "sum"):
-            raise SettingsError(f"directions = {self.directions!r} is unknown; use 'mean' or 'sum'")
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise SettingsError(f"drop_path_rate = {self.drop_path_rate} is outside [0, 1); 0.1 is usual")
+        if self.num_classes < 0:
+            raise SettingsError(f"num_classes = {self.num_classes} is negative; give 1 or more, or 0 for no head")
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise SettingsError(f"{name} = {value!r} is unknown; use {' or '.join(map(repr, choices))}")
+        for name in ("drop_rate", "drop_path_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise SettingsError(f"{name} = {getattr(self, name)} is outside [0, 1); 0.1 is usual")
         self._require_grid()
 
     def _require_grid(self) -> None:
@@ -171,18 +184,49 @@ CONFIGS: dict[str, VimConfig] = {
 }
 
 
+def _timm_name(short: str, config: VimConfig) -> str:
+    if config.num_frames is not None:
+        return f"{short}_{config.img_size[0]}"
+    step = f"_stride{config.stride}" if config.stride else ""
+    return f"{short.removesuffix(step)}_patch{config.patch_size}{step}_{config.img_size[0]}"
+
+
+# Short name -> the name in timm's manner: vim_tiny -> vim_tiny_patch16_224.
+TIMM_NAMES = {short: _timm_name(short, config) for short, config in CONFIGS.items()}
+_SHORT_NAMES = {long: short for short, long in TIMM_NAMES.items()}
+
+
+def is_name(name: str) -> bool:
+    """Whether a model has this name, short or timm's."""
+    return name in CONFIGS or name in _SHORT_NAMES
+
+
+def short_name(name: str) -> str:
+    """vim_tiny for vim_tiny and for vim_tiny_patch16_224.
+
+    Raises:
+        SettingsError: no model has this name.
+    """
+    if not is_name(name):
+        raise SettingsError(f"model {name!r} is unknown; choose one of {', '.join(sorted(CONFIGS))}")
+    return _SHORT_NAMES.get(name, name)
+
+
 def config_of(name: str, overrides: dict[str, Any] | None = None) -> VimConfig:
     """The named sizes, some of them replaced.
+
+    Args:
+        name: short, or timm's.
+        overrides: sizes of `VimConfig` by name.
 
     Raises:
         SettingsError: unknown name or unknown size.
     """
-    if name not in CONFIGS:
-        raise SettingsError(f"model {name!r} is unknown; choose one of {', '.join(sorted(CONFIGS))}")
+    named = CONFIGS[short_name(name)]
     known = [f.name for f in dataclasses.fields(VimConfig)]
     if unknown := sorted(set(overrides or {}) - set(known)):
         raise SettingsError(f"{name} has no size named {', '.join(unknown)}; known sizes: {', '.join(known)}")
-    return dataclasses.replace(CONFIGS[name], **(overrides or {}))
+    return dataclasses.replace(named, **(overrides or {}))
 
 
 def _fitting(side: int, patch: int, step: int) -> int:

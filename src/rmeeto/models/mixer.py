@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.models.configs import VimConfig
-from rmeeto.ops import causal_conv, selective_scan
-from rmeeto.tokens import Features
+from rmeeto.models.layers import Linear
+from rmeeto.ops import Direction, bimamba
+from rmeeto.tokens import Features, TimeSteps
 
 
 class Mixer(nn.Module):
@@ -28,7 +28,7 @@ class Mixer(nn.Module):
         c, e, s, rank = config.embed_dim, config.inner_dim, config.state_size, config.time_rank
         self.state_size, self.time_rank = s, rank
         self.scale = 0.5 if config.directions == "mean" else 1.0
-        self.in_proj = nn.Linear(c, 2 * e, bias=False)
+        self.in_proj = Linear(c, 2 * e, bias=False)
         self.conv1d = nn.Conv1d(e, e, config.conv_width, groups=e)
         self.x_proj = nn.Linear(e, rank + 2 * s, bias=False)
         self.dt_proj = nn.Linear(rank, e)
@@ -39,7 +39,7 @@ class Mixer(nn.Module):
         self.dt_proj_b = nn.Linear(rank, e)
         self.A_b_log = nn.Parameter(_initial_log_rates(e, s))
         self.D_b = nn.Parameter(torch.ones(e))
-        self.out_proj = nn.Linear(e, c, bias=False)
+        self.out_proj = Linear(e, c, bias=False)
         for dt_proj in (self.dt_proj, self.dt_proj_b):
             _initialise_time_projection(dt_proj)
         with torch.no_grad():
@@ -55,34 +55,21 @@ class Mixer(nn.Module):
         Returns:
             the mixer's output as `hidden`, and B, C and delta of both directions.
         """
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        forward = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        backward = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        y, B, C, delta = self._scan(u, z, time, *forward, reverse=False)
-        y_b, B_b, C_b, delta_b = self._scan(u, z, time, *backward, reverse=True)
-        hidden = self.out_proj(y + y_b) * self.scale
-        return Features(hidden=hidden, B=(B, B_b), C=(C, C_b), delta=(delta, delta_b))
+        directions = (
+            self._direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
+            self._direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
+        )
+        y, projected = bimamba(self.in_proj(x), directions, time, scale=self.scale)
+        dt, B, C = zip(
+            *(p.split([self.time_rank, self.state_size, self.state_size], dim=-1) for p in projected), strict=True
+        )
+        delta = TimeSteps(dt, (self.dt_proj.weight, self.dt_proj_b.weight))
+        return Features(hidden=self.out_proj(y), B=B, C=C, delta=delta)
 
-    def _scan(
-        self,
-        u: Float[Tensor, "b n e"],
-        z: Float[Tensor, "b n e"],
-        time: Float[Tensor, "b n"] | None,
-        conv: nn.Conv1d,
-        x_proj: nn.Linear,
-        dt_proj: nn.Linear,
-        A_log: Tensor,
-        D: Tensor,
-        *,
-        reverse: bool,
-    ) -> tuple[Float[Tensor, "b n e"], Float[Tensor, "b n s"], Float[Tensor, "b n s"], Float[Tensor, "b n e"]]:
-        """One direction: (b, n, e) output, (b, n, s) B and C, (b, n, e) delta."""
-        u = causal_conv(u, conv.weight.squeeze(1), conv.bias, reverse=reverse)
-        dt, B, C = x_proj(u).split([self.time_rank, self.state_size, self.state_size], dim=-1)
-        delta = F.linear(dt, dt_proj.weight)
-        rates = -torch.exp(A_log.float())
-        y = selective_scan(u, delta, rates, B, C, D.float(), z, dt_proj.bias.float(), time, reverse=reverse)
-        return y, B, C, delta
+    @staticmethod
+    def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, D: Tensor) -> Direction:
+        assert conv.bias is not None
+        return Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D)
 
 
 def _initial_log_rates(e: int, s: int) -> Tensor:

@@ -8,7 +8,7 @@ images, or on 4 clips x 3 crops of Kinetics-400.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from rmeeto.schedule import Schedule
 
@@ -35,7 +35,7 @@ class Origin:
         dataset: what it was trained on.
         top1: published accuracy in percent; None where we know of none.
         r: tokens that leave at each merge of the published model; None for an un-merged one.
-        frames: of one input; None for images.
+        num_frames: of one input; None for images.
         input_size: (channels, height, width).
         mean, std: per channel, of values in 0..1.
         interpolation: how images are resized.
@@ -56,7 +56,7 @@ class Origin:
     dataset: Dataset
     top1: float | None
     r: int | None = None
-    frames: int | None = None
+    num_frames: int | None = None
     input_size: tuple[int, int, int] = (3, 224, 224)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -84,6 +84,26 @@ class Origin:
     def schedule(self) -> Schedule | None:
         """Tokens that leave after each block of the published model; None for an un-merged one."""
         return None if self.r is None else Schedule.constant(self.r, self.depth, every=self.every)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm's `pretrained_cfg` says of the weights and their input, but for where they are."""
+        return {
+            "input_size": self.input_size,
+            "fixed_input_size": True,
+            "mean": self.mean,
+            "std": self.std,
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": "center",
+            "num_classes": self.num_classes,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "tag": self.tag,
+            "license": self.licence,
+            "origin_url": f"https://huggingface.co/{self.repo}",
+            "paper_ids": tuple(f"arXiv:{paper}" for paper in self.papers),
+        }
 
     @property
     def reduction(self) -> dict[str, str] | None:
@@ -123,7 +143,7 @@ def _kinetics(size: str, parameters: int, depth: int, top1: float) -> Origin:
     papers, repo = (_VIDEOMAMBA,), "OpenGVLab/VideoMamba"
     origin = Origin(model, "k400", parameters, depth, repo, file, None, "apache-2.0", papers, "kinetics-400", top1)
     # Of a video the short side is resized to 224 and three crops are taken along the long one.
-    return replace(origin, frames=8, crop_pct=1.0)
+    return replace(origin, num_frames=8, crop_pct=1.0)
 
 
 def _retrained(origin: Origin, file: str, top1: float, r: int, part: str | None = None) -> Origin:

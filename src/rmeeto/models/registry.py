@@ -9,7 +9,7 @@ from rmeeto.models.vim import Vim
 
 
 def names() -> list[str]:
-    """Names that `create` takes."""
+    """Short names that `create` takes; it takes timm's as well, such as vim_tiny_patch16_224."""
     return sorted(CONFIGS)
 
 
@@ -18,6 +18,7 @@ def create(name: str, **sizes: Any) -> Vim:
 
     Example:
         model = create("vim_tiny", num_classes=10, img_size=(64, 64))
+        model = create("videomamba_tiny_k400_f8_224")  # as timm names it
 
     Raises:
         SettingsError: unknown name or size.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from timm.layers import DropPath
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rmeeto.models.configs import VimConfig
+from rmeeto.models.layers import RMSNorm
 from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
@@ -19,7 +21,7 @@ class Block(nn.Module):
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
         self.mixer = Mixer(config)
-        self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.embed_dim, eps=config.norm_eps)
         self.drop_path = DropPath(0.0)
 
     def forward(self, tokens: Tokens) -> Tokens:
@@ -27,10 +29,33 @@ class Block(nn.Module):
         return replace(tokens, x=tokens.x + self.drop_path(features.hidden), features=features)
 
 
-def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module]) -> Tokens:
-    """Pass tokens through each block and the slot behind it."""
+# How a block is run: its plain call, or another that gives the same.
+Call = Callable[[nn.Module, Tokens], Tokens]
+
+
+def plainly(block: nn.Module, tokens: Tokens) -> Tokens:
+    """Call the block."""
+    result: Tokens = block(tokens)
+    return result
+
+
+def recomputing(block: nn.Module, tokens: Tokens) -> Tokens:
+    """Call the block, keep nothing of it but its input, and compute it again for the gradients."""
+    bare = replace(tokens, features=None)
+
+    def call(x: Tensor, time: Tensor | None) -> Tokens:
+        result: Tokens = block(replace(bare, x=x, time=time))
+        return result
+
+    # The tensors by themselves: of what is inside another object, checkpointing finds neither device nor random state.
+    result: Tokens = checkpoint(call, tokens.x, tokens.time, use_reentrant=False)
+    return result
+
+
+def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module], call: Call = plainly) -> Tokens:
+    """Pass tokens through each block, called by `call`, and the slot behind it."""
     for block, slot in zip(blocks, slots, strict=True):
-        tokens = slot(block(tokens))
+        tokens = slot(call(block, tokens))
     return tokens
 
 

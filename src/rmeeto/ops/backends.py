@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rmeeto.errors import BackendError
-from rmeeto.ops import _library
+from rmeeto.ops import _library, _onednn
 
-OPS = ("selective_scan", "causal_conv")
+OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm")
 NAMES = ("auto", "native", "reference")
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
@@ -57,18 +57,30 @@ def use_backend(name: str) -> Iterator[None]:
         _setting = before
 
 
-def choose(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> bool:
-    """True: run the native kernel; False: run the reference. Raises BackendError where "native" cannot be had."""
+def setting(requested: str | None) -> str:
+    """The backend asked for: the op's own argument, else what `use_backend` set. Raises for an unknown name."""
     name = _setting if requested is None else requested
+    _check(name)
+    return name
+
+
+def runs(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> bool:
+    """Whether the native kernel is asked for and can be had. Raises BackendError where nothing else will do."""
+    name = setting(requested)
     if name == "reference":
         return False
-    _check(name)
     why = _obstacle(tensors)
-    if why is None:
-        return True
-    if name == "native":
+    if why is not None and name == "native":
         raise BackendError(f"{op} has no native kernel here: {why[0]}; {why[1]}")
-    _warn_once(op, *why)
+    return why is None
+
+
+def choose(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> bool:
+    """True: run the native kernel; False: run the reference, which is said once where it was not asked for."""
+    if runs(op, tensors, requested):
+        return True
+    if setting(requested) == "auto" and (why := _obstacle(tensors)) is not None:
+        _warn_once(op, *why)
     return False
 
 
@@ -85,6 +97,10 @@ def report() -> list[BackendReport]:
             rows.append(BackendReport(op, "native", True, True, f"{info.instruction_set}, {threads}, {info.compiler}"))
         why = "float64 and other devices" if info else "no native kernels"
         rows.append(BackendReport(op, "reference", True, info is None, f"plain PyTorch; used for {why}"))
+    found = _onednn.available()
+    why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"
+    rows.append(BackendReport("linear", "native", found, found, why))
+    rows.append(BackendReport("linear", "reference", True, not found, "torch's own; used for all but float32 on a CPU"))
     return rows
 
 

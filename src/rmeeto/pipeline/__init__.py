@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING
 from rmeeto._lazy import lazily
 
 if TYPE_CHECKING:
+    from rmeeto.pipeline.converting import convert
     from rmeeto.pipeline.demonstration import demo
+    from rmeeto.pipeline.listing import list_models
     from rmeeto.pipeline.measuring import benchmark, doctor, evaluate
+    from rmeeto.pipeline.publishing import push_to_hub
+    from rmeeto.pipeline.reproducing import reproduce
     from rmeeto.pipeline.retraining import retrain
     from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
     from rmeeto.pipeline.training import pretrain
@@ -26,10 +30,14 @@ _HOMES = {
     "SpeedSpec": "rmeeto.pipeline.specs",
     "Watch": "rmeeto.pipeline.watch",
     "benchmark": "rmeeto.pipeline.measuring",
+    "convert": "rmeeto.pipeline.converting",
     "demo": "rmeeto.pipeline.demonstration",
     "doctor": "rmeeto.pipeline.measuring",
     "evaluate": "rmeeto.pipeline.measuring",
+    "list_models": "rmeeto.pipeline.listing",
     "pretrain": "rmeeto.pipeline.training",
+    "push_to_hub": "rmeeto.pipeline.publishing",
+    "reproduce": "rmeeto.pipeline.reproducing",
     "retrain": "rmeeto.pipeline.retraining",
 }
 
@@ -39,10 +47,14 @@ __all__ = [
     "SpeedSpec",
     "Watch",
     "benchmark",
+    "convert",
     "demo",
     "doctor",
     "evaluate",
+    "list_models",
     "pretrain",
+    "push_to_hub",
+    "reproduce",
     "retrain",
 ]
 

@@ -69,7 +69,8 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
         f"{opened.name} on {len(data.train)} training and {len(data.val)} test images of Fashion-MNIST; "
         f"{SCHEDULE.r} tokens leave at each of {schedule.merges} merges"
     )
-    job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True)
+    note = f"A quick run: accuracies on {len(data.val)} images mean little." if quick else None
+    job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True, note=note)
     return carry_out(job, watch=watch)
 
 

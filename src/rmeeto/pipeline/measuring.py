@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-from rmeeto.data import Batches, DataSpec, ImageSet, open_eval_batches
+from rmeeto.data import DataSpec, open_validation
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.models import Vim
 from rmeeto.ops import native_info, report
@@ -40,10 +39,13 @@ def evaluate(
     """
     watch = watch or Unwatched()
     require_trained(model)
-    opened, val = open_with_images(model, lambda form: _Validation(*open_eval_batches(data, form)))
+    opened, val = open_with_images(model, lambda form: open_validation(data, form), watch)
     chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
     with watch.counting("evaluating", len(val.images)) as advance:
-        return accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
+        found = accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
+    if (bad := val.bad.summary()) is not None:
+        watch.stage(bad)
+    return found
 
 
 def benchmark(
@@ -52,6 +54,8 @@ def benchmark(
     *,
     schedule: ScheduleSpec | None = None,
     settings: Settings | None = None,
+    own_schedule: bool = False,
+    own_settings: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Speed and cost of a merged model against its un-merged self, measured in turn.
@@ -60,7 +64,9 @@ def benchmark(
         model: a model's folder or a name; speed does not depend on weights being trained.
         speed: how speed is measured.
         schedule: merge as it says; None takes the schedule that came with the model.
-        settings: how tokens are matched and merged.
+        settings: how tokens are matched and merged; None takes those that came with the model.
+        own_schedule: prefer the schedule that came with the model, where one did, over `schedule`.
+        own_settings: prefer the settings that came with the model, where some did, over `settings`.
         watch: told how it goes.
 
     Returns:
@@ -73,10 +79,11 @@ def benchmark(
     opened = open_model(model)
     models: dict[str, Vim] = {"unmerged": unmerged_copy(opened.model)}
     own = attached(opened.model)
-    if schedule is not None:
-        models["merged"] = _merged(opened.model, schedule, settings)
-    elif own is not None:
-        models["merged"] = opened.model
+    chosen = own[1] if own and (own_settings or settings is None) else settings or Settings()
+    if own and (own_schedule or schedule is None):
+        models["merged"] = merged_copy(opened.model, own[0], chosen)
+    elif schedule is not None:
+        models["merged"] = _merged(opened.model, schedule, chosen)
     speeds = speeds_of(models, speed, watch or Unwatched())
     result: dict[str, Any] = {"kind": "benchmark", "model": opened.name}
     for name, measured in models.items():
@@ -101,18 +108,6 @@ def doctor() -> dict[str, Any]:
         "native": None if native is None else dataclasses.asdict(native),
         "backends": [dataclasses.asdict(line) for line in report()],
     }
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The validation images alone."""
-
-    images: ImageSet
-    batches: Batches
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.class_names
 
 
 def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings | None) -> Vim:

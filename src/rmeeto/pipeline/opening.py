@@ -12,11 +12,17 @@ import torch
 
 from rmeeto.data import DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
-from rmeeto.hub import build, bundle_folder, load_weights, read_bundle, read_weights
+from rmeeto.hub import build, load_weights, read_model
+from rmeeto.hub.official import read_network
 from rmeeto.models import Vim, create
-from rmeeto.models.configs import CONFIGS, config_of
+from rmeeto.models.configs import config_of, is_name, short_name
 from rmeeto.models.embed import fit_positions
+from rmeeto.models.origins import find
 from rmeeto.pipeline.specs import ModelSpec
+from rmeeto.pipeline.watch import Unwatched, Watch
+
+# Sizes that only training reads; a model's folder leaves them out.
+_TRAINING = ("drop_rate", "drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,20 @@ class Opened:
         name: the architecture that `rmeeto.create` takes.
         form: the images it takes.
         class_names: one per output, where they are known.
+        origin: the published weights it was made of, where it was, as a bundle records them.
     """
 
     model: Vim
     name: str
     form: InputSpec
     class_names: tuple[str, ...] | None = None
+    origin: dict[str, Any] | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
         """The sizes that differ from the named ones, as a bundle keeps them."""
-        named, own = CONFIGS[self.name].to_dict(), self.model.config.to_dict()
-        return {name: value for name, value in own.items() if value != named[name] and name != "drop_path_rate"}
+        named, own = config_of(self.name).to_dict(), self.model.config.to_dict()
+        return {name: value for name, value in own.items() if value != named[name] and name not in _TRAINING}
 
 
 class _HasClasses(Protocol):
@@ -53,18 +61,21 @@ class _HasClasses(Protocol):
 Images = TypeVar("Images", bound=_HasClasses)
 
 
-def open_with_images(spec: ModelSpec, open_images: Callable[[InputSpec], Images]) -> tuple[Opened, Images]:
-    """A model and its images: a folder's model brings its classes, a named one has those of the images.
+def open_with_images(
+    spec: ModelSpec, open_images: Callable[[InputSpec], Images], watch: Watch | None = None
+) -> tuple[Opened, Images]:
+    """A model and its images: a trained model brings its classes, a named one has those of the images.
 
     Args:
         spec: which model.
         open_images: the images in the form that the model takes.
+        watch: told when the images name their classes otherwise than the model does.
 
     Raises:
-        ShapeError: a folder's model tells other classes apart.
+        ShapeError: a trained model tells other classes apart.
         RmeetoError: another kind of it, for what cannot be opened.
     """
-    if spec.model in CONFIGS:
+    if is_name(spec.model):
         images = open_images(form_for(spec))
         opened = open_model(spec, num_classes=len(images.class_names))
     else:
@@ -75,11 +86,28 @@ def open_with_images(spec: ModelSpec, open_images: Callable[[InputSpec], Images]
                 f"{spec.model} tells {opened.model.num_classes} classes apart and the data has "
                 f"{len(images.class_names)}; give the data it was trained on, or pre-train a model on yours"
             )
+        if line := other_names(opened.class_names, images.class_names):
+            (watch or Unwatched()).stage(line)
     return dataclasses.replace(opened, class_names=images.class_names), images
 
 
+def other_names(model: tuple[str, ...] | None, data: tuple[str, ...]) -> str | None:
+    """What to tell when a model and its data, of as many classes, name them differently; None when they agree.
+
+    Names may differ in spelling alone, so it is told and not refused.
+    """
+    pairs = [(own, given) for own, given in zip(model or data, data, strict=True) if own != given]
+    if not pairs:
+        return None
+    moved = "in another order" if sorted(model or ()) == sorted(data) else "otherwise"
+    return (
+        f"the data names {len(pairs)} of {len(data)} classes {moved} than the model does ({pairs[0][1]!r} stands where "
+        f"the model has {pairs[0][0]!r}); labels go by place: unless they mean the same, accuracies say nothing"
+    )
+
+
 def open_model(spec: ModelSpec, *, num_classes: int | None = None) -> Opened:
-    """A model from a bundle's folder, or by name with a weight file or random weights.
+    """A trained model from its folder, the hub or a published file, or by name with a weight file or random weights.
 
     Args:
         spec: which model; a bundle keeps its own sizes.
@@ -89,20 +117,21 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None) -> Opened:
         SettingsError, ShapeError: unknown name, or sizes that cannot be.
         WeightsError: weights that are unreadable, unsafe, or do not fit.
     """
-    if spec.model in CONFIGS:
+    if is_name(spec.model):
         return _named(spec, num_classes)
     if spec.weights is not None or spec.sizes():
         given = ["weights"] * (spec.weights is not None) + sorted(spec.sizes())
-        raise SettingsError(f"{spec.model} is a model's folder and brings its own {', '.join(given)}; leave them out")
-    if not Path(spec.model).exists():
-        config_of(spec.model)  # neither name nor folder: the message lists the names
-    bundle = read_bundle(bundle_folder(spec.model))
+        raise SettingsError(f"{spec.model} comes trained and brings its own {', '.join(given)}; leave them out")
+    if not (Path(spec.model).exists() or find(spec.model) or ":" in spec.model):
+        config_of(spec.model)  # neither name nor place: the message lists the names
+    bundle = read_model(spec.model)
     model = build(bundle, spec.model)
     if not isinstance(model, Vim):
         raise SettingsError(f"{spec.model} holds a {type(model).__name__}; only Vision Mambas can be merged")
     model = model.to(_device())
     names = bundle.input.get("label_names")
-    return Opened(model, bundle.architecture, form_of(bundle.input), tuple(names) if names else None)
+    form, origin = form_of(bundle.input), bundle.records.get("origin") or bundle.records.get("base")
+    return Opened(model, bundle.architecture, form, tuple(names) if names else None, origin)
 
 
 def require_trained(spec: ModelSpec) -> None:
@@ -111,8 +140,12 @@ def require_trained(spec: ModelSpec) -> None:
     Raises:
         SettingsError: it is a name without a weight file.
     """
-    if spec.model in CONFIGS and spec.weights is None:
-        raise SettingsError(f"{spec.model} comes without trained weights; add --weights, or name a model's folder")
+    if is_name(spec.model) and spec.weights is None:
+        published = find(spec.model)
+        where = f", or its published weights as {published.short}.{published.tag}" if published else ""
+        raise SettingsError(
+            f"{spec.model} comes without trained weights; add --weights, or name a model's folder{where}"
+        )
 
 
 def device_of(model: Vim) -> torch.device:
@@ -161,10 +194,10 @@ def _named(spec: ModelSpec, num_classes: int | None) -> Opened:
     if spec.weights is None:
         model = create(spec.model, **sizes)
     else:
-        state = fit_positions(read_weights(spec.weights), config)
+        state, _, _ = read_network(spec.weights, find(spec.model))
         model = create(spec.model, **sizes)
-        load_weights(model, state, spec.weights)
-    return Opened(model.to(_device()).eval(), spec.model, form_for(spec))
+        load_weights(model, fit_positions(state, config), spec.weights)
+    return Opened(model.to(_device()).eval(), short_name(spec.model), form_for(spec))
 
 
 def _device() -> torch.device:

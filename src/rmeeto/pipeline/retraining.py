@@ -11,8 +11,9 @@ from rmeeto.data import Augment, Data, DataSpec, open_data
 from rmeeto.evaluate import environment
 from rmeeto.pipeline.evidence import costs_of, merged_copy, picture_tokens, row_of, speeds_of, unmerged_copy
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, require_trained
+from rmeeto.pipeline.recipes import to_toml, typed
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
-from rmeeto.pipeline.training import require_run, run_training, validation, write_model
+from rmeeto.pipeline.training import keep_recipe, require_run, run_training, validation, write_model
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Run, Speed, write_json
 from rmeeto.reduction import Settings
@@ -38,7 +39,9 @@ class Job:
         speed: how it is timed.
         output: folder for all that is made.
         spec: how the run is carried out.
+        asked: all settings as a recipe's text, which the folder keeps.
         both_places: whether the other rule for the class token's place is evaluated as well.
+        note: what a reader of the result must know, one sentence.
     """
 
     opened: Opened
@@ -51,6 +54,8 @@ class Job:
     output: Path
     spec: RunSpec = _DEFAULT
     both_places: bool = False
+    note: str | None = None
+    asked: str | None = None
 
 
 def retrain(
@@ -87,12 +92,15 @@ def retrain(
         RmeetoError: a kind of it for each input that cannot be.
     """
     require_trained(model)
+    watch = watch or Unwatched()
     data = fitting(data, recipe.micro_batch(Processes().count))
-    opened, opened_data = open_with_images(model, lambda form: open_data(data, form))
+    opened, opened_data = open_with_images(model, lambda form: open_data(data, form), watch)
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
-    job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output), spec)
-    return carry_out(job, watch=watch or Unwatched())
+    values = {"model": model, "data": data, "schedule": schedule, "settings": settings, "recipe": recipe}
+    asked = to_toml("retrain", {**values, "augment": augment, "speed": speed}, command=typed())
+    job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output), spec, asked=asked)
+    return carry_out(job, watch=watch)
 
 
 def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
@@ -102,6 +110,8 @@ def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
     unmerged = job.opened.model
     student = dataclasses.replace(job.opened, model=merged_copy(unmerged, job.schedule, job.settings))
     require_run(student, unmerged, job.data, job.recipe, job.augment, job.output, job.spec)
+    if processes.is_main and job.asked is not None:
+        keep_recipe(job.asked, job.output, job.spec)
     validate = validation(job.data, watch)
     models = {"unmerged": unmerged, "merged": merged_copy(unmerged, job.schedule, job.settings)}
     if job.both_places:
@@ -135,6 +145,7 @@ def _result(
         "kind": "result",
         "model": opened.name,
         "data": job.data.spec.data,
+        **({} if job.note is None else {"note": job.note}),
         "images": {"train": len(job.data.train), "validation": len(job.data.val)},
         "schedule": list(job.schedule.removals),
         "reduction": job.settings.to_dict(),

@@ -14,7 +14,8 @@ class ModelSpec:
     """Which network, with which weights and sizes.
 
     Attributes:
-        model: a name such as vim_tiny, or a folder with model.safetensors and config.json.
+        model: a name such as vim_tiny, a folder with model.safetensors and config.json, published weights such as
+            vim_tiny.midclstok_in1k, or hf-hub:owner/name.
         weights: a weight file for a named model (.safetensors or .pth); none means random weights.
         img_size: side of the square input in pixels; none keeps the model's own.
         in_chans: colour channels of the input; none keeps the model's own.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rmeeto.data import Augment, Data, DataSpec, Share, open_data
+from rmeeto.data import BAD_IMAGES, Augment, BadImages, Data, DataSpec, Share, open_data
 from rmeeto.errors import DataError, OutputError, SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
@@ -18,13 +18,15 @@ from rmeeto.hub.bundle import CONFIG
 from rmeeto.models.stack import set_drop_path
 from rmeeto.pipeline.evidence import picture_first_batch
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, pretrained_cfg_of
+from rmeeto.pipeline.recipes import KEPT, to_toml, typed
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
-from rmeeto.records import Accuracy, Run, write_text
+from rmeeto.records import Accuracy, Epoch, Run, write_text
 from rmeeto.reduction import attached
 from rmeeto.retrain import Checkpoints, Recipe, RunSpec, TrainingData, train
 from rmeeto.retrain.engine import Processes
 from rmeeto.retrain.loop import CHECKPOINTS
+from rmeeto.retrain.progress import Progress, StepReport
 from rmeeto.retrain.state import EMA
 
 FIRST_BATCH = "first_batch.png"
@@ -62,10 +64,13 @@ def pretrain(
     watch = watch if watch is not None and processes.is_main else Unwatched()
     torch.manual_seed(recipe.seed)
     data = fitting(data, recipe.micro_batch(processes.count))
-    opened, opened_data = open_with_images(model, lambda form: open_data(data, form))
+    opened, opened_data = open_with_images(model, lambda form: open_data(data, form), watch)
     if attached(opened.model) is not None:
         raise SettingsError(f"{model.model} is a merged model; re-train it with `rmeeto retrain`")
     require_run(opened, None, opened_data, recipe, augment, output, spec)
+    if processes.is_main:
+        asked = {"model": model, "data": data, "recipe": recipe, "augment": augment}
+        keep_recipe(to_toml("pretrain", asked, command=typed()), output, spec)
     watch.stage(_summary(opened, opened_data, recipe))
     run = run_training(opened, None, opened_data, recipe, augment, output, spec, watch=watch)
     if processes.is_main:
@@ -122,6 +127,12 @@ def _require_place(
         found.refuse_other(recipe, {"verb": found.about.get("verb"), **_about(opened, teacher, data, augment)})
 
 
+def keep_recipe(text: str, output: Path, spec: RunSpec) -> None:
+    """Write what was asked for as recipe.toml; a run that goes on keeps what began it."""
+    if spec.resume == "no" or not (output / KEPT).exists():
+        write_text(output / KEPT, text)
+
+
 def require_writable(output: Path) -> None:
     """Check that results can be kept in a folder; it is made.
 
@@ -153,6 +164,9 @@ def run_training(
     """
     processes = Processes()
     about = _about(opened, teacher, data, augment)
+    if processes.is_main and spec.resume == "no":
+        (output / BAD_IMAGES).unlink(missing_ok=True)
+    data.bad.keep_in(output / BAD_IMAGES)
     if processes.is_main and not (output / FIRST_BATCH).exists():
         picture_first_batch(data, augment, recipe.seed, output / FIRST_BATCH)
     set_drop_path(opened.model, recipe.drop_path)
@@ -165,7 +179,7 @@ def run_training(
         output,
         spec=spec,
         validate=validation(data, watch),
-        progress=watch.training(),
+        progress=_TellingBadImages(watch.training(), data.bad),
         about=about,
         environment=environment(),
     )
@@ -208,8 +222,29 @@ def write_model(opened: Opened, folder: Path, records: dict[str, Any]) -> None:
         schedule=schedule,
         reduction=None if settings is None else settings.to_dict(),
         input=pretrained_cfg_of(opened),
-        records=records,
+        records=records if opened.origin is None else {**records, "base": opened.origin},
     )
+
+
+class _TellingBadImages:
+    """A `Progress` that adds a line to each epoch while there are images that could not be read."""
+
+    def __init__(self, progress: Progress, bad: BadImages) -> None:
+        self._progress, self._bad = progress, bad
+
+    def step(self, report: StepReport) -> None:
+        self._progress.step(report)
+
+    def epoch(self, record: Epoch) -> None:
+        self._progress.epoch(record)
+        if (line := self._bad.summary()) is not None:
+            self._progress.note(line)
+
+    def note(self, line: str) -> None:
+        self._progress.note(line)
+
+    def close(self) -> None:
+        self._progress.close()
 
 
 def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augment) -> dict[str, Any]:
@@ -224,8 +259,15 @@ def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augme
         "data": data.spec.data,
         "images": len(data.train),
         "classes": list(data.class_names),
+        **_subset(data.spec),
         "augment": augment.to_dict(),
     }
+
+
+def _subset(spec: DataSpec) -> dict[str, Any]:
+    """Parts of one size may hold other images."""
+    part = {"train_limit": spec.train_limit, "train_share": spec.train_share}
+    return {"subset": {**part, "seed": spec.subset_seed}} if any(part.values()) else {}
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -82,7 +82,8 @@ def attached(model: object) -> tuple[Schedule, Settings] | None:
 def _slotted(model: object) -> Slotted:
     if not isinstance(model, Slotted):
         raise SettingsError(
-            f"{type(model).__name__} has no slots between its blocks; give the model itself, not a wrapper of it"
+            f"{type(model).__name__} has no slots between its blocks; give the model itself, not a wrapper of it, "
+            "and a timm ViT after rmeeto.adopt"
         )
     return model
 

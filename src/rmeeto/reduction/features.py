@@ -10,11 +10,13 @@ from rmeeto.tokens import Tokens
 
 
 def compared(tokens: Tokens, feature: Feature) -> Tensor:
-    """The (b, n, d) values that matching compares, a scan's directions averaged token by token.
+    """The (b, n, d) values that matching compares, a scan's directions or a ViT's heads averaged token by token.
 
     Raises:
         SettingsError: the tokens carry no such feature.
     """
+    if feature == "x":
+        return tokens.x
     value = getattr(tokens.features, feature, ())
     if isinstance(value, Tensor):
         return value
@@ -27,8 +29,14 @@ def compared(tokens: Tokens, feature: Feature) -> Tensor:
 
 
 def feature_width(feature: Feature, *, embed_dim: int, inner_dim: int, state_size: int) -> int:
-    """Numbers per token that matching compares: c for hidden, s for B and C, e for delta.
+    """Numbers per token of a Vision Mamba that matching compares: c for hidden and x, s for B and C, e for delta.
 
     The published cost of a merge grows with it (method of arXiv 2412.12496: 6 n d + 2 d (n/2)^2 + r c).
+
+    Raises:
+        SettingsError: a feature of attention.
     """
-    return {"hidden": embed_dim, "B": state_size, "C": state_size, "delta": inner_dim}[feature]
+    widths = {"hidden": embed_dim, "x": embed_dim, "B": state_size, "C": state_size, "delta": inner_dim}
+    if feature not in widths:
+        raise SettingsError(f"feature {feature!r} is of attention; a Vision Mamba has {', '.join(widths)}")
+    return widths[feature]

@@ -1,7 +1,7 @@
 """Who merges into whom (arXiv 2412.12496, section 3; bipartite soft matching of arXiv 2210.09461).
 
-Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are the even rows, destinations
-the odd ones. Letters: b batch, S sources, D destinations, d width of the compared feature.
+Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are every second row, usually the
+even ones, destinations the others. Letters: b batch, S sources, D destinations, d width of the compared feature.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Matching:
 
 
 @torch.no_grad()
-def match(patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1) -> Matching:
+def match(
+    patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1, first: int = 0
+) -> Matching:
     """Let every source choose its `rank`-th most similar destination.
 
     Args:
@@ -41,21 +43,42 @@ def match(patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", ra
             in float32 (float64 for float64).
         similarity: cosine, or minus a distance of the normalised rows.
         rank: 1 for the best; cut to the number of destinations.
+        first: row of the first source, 0 or 1.
     """
-    rows = F.normalize(patches.to(torch.promote_types(patches.dtype, torch.float32)), dim=-1)
-    scores = _scores(rows[:, 0::2], rows[:, 1::2], similarity)
-    rank = min(rank, scores.shape[-1])
-    if rank == 1:
-        best, chosen = scores.max(dim=-1)
-    else:
-        ranked, destinations = scores.sort(dim=-1, descending=True, stable=True)
-        best, chosen = ranked[..., rank - 1], destinations[..., rank - 1]
+    rows = normalised(patches)
+    similarities = scores(rows[:, first::2], rows[:, 1 - first :: 2], similarity)
+    best, chosen = best_of(similarities, rank)
     # A stable order: equal similarities leave by sequence on every device.
     ranking = best.argsort(dim=-1, descending=True, stable=True)
-    return Matching(ranking, chosen, scores.shape[-1])
+    return Matching(ranking, chosen, similarities.shape[-1])
 
 
-def _scores(
+def normalised(values: Float[Tensor, "b N d"]) -> Float[Tensor, "b N d"]:
+    """(b, N, d) rows of length 1 (zero rows stay zero) in float32, or float64 for float64."""
+    return F.normalize(values.to(torch.promote_types(values.dtype, torch.float32)), dim=-1)
+
+
+def best_of(similarities: Float[Tensor, "b S D"], rank: int = 1) -> tuple[Float[Tensor, "b S"], Int[Tensor, "b S"]]:
+    """The `rank`-th largest of each row and its place, the first of equal ones; `rank` is cut to what there is."""
+    rank = min(rank, similarities.shape[-1])
+    if rank == 1:
+        best, chosen = similarities.max(dim=-1)
+        return best, chosen
+    ranked, places = similarities.sort(dim=-1, descending=True, stable=True)
+    return ranked[..., rank - 1], places[..., rank - 1]
+
+
+def pairwise(
+    one: Float[Tensor, "b N d"], other: Float[Tensor, "b M d"], similarity: Similarity
+) -> Float[Tensor, "b N"]:
+    """(b, N, d) normalised rows and as many others, or one for all -> (b, N), larger for more alike."""
+    if similarity == "cosine":
+        return (one * other).sum(dim=-1)
+    apart = one - other
+    return -(apart.abs() if similarity == "l1" else apart.square()).sum(dim=-1)
+
+
+def scores(
     sources: Float[Tensor, "b S d"], destinations: Float[Tensor, "b D d"], similarity: Similarity
 ) -> Float[Tensor, "b S D"]:
     """(b, S, d) and (b, D, d) normalised rows -> (b, S, D), larger for more alike."""

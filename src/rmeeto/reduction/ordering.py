@@ -1,4 +1,4 @@
-"""From a matching to a map: where each group stands in the new sequence.
+"""From a plan to a map: where each group stands in the new sequence.
 
 Patch tokens are numbered by rows 0 .. N-1 (the protected ones left out), then the k protected tokens are put back.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmeeto._shapes import Int
 from rmeeto.errors import SettingsError
-from rmeeto.reduction.matching import Matching
+from rmeeto.reduction.plan import Plan
 from rmeeto.reduction.settings import ClassPlace, Order
 from rmeeto.tokens import TokenMap
 
@@ -23,10 +23,9 @@ def patch_rows(places: Int[Tensor, "b k"], tokens: int) -> Int[Tensor, "b N"]:
 
 
 def new_map(
-    matching: Matching,
+    plan: Plan,
     rows: Int[Tensor, "b N"],
     places: Int[Tensor, "b k"],
-    r: int,
     *,
     order: Order,
     class_place: ClassPlace,
@@ -35,56 +34,58 @@ def new_map(
     """The map of n tokens onto n - r.
 
     Args:
-        matching: who would join whom, by rows.
+        plan: who leaves and who joins whom, by rows.
         rows: (b, N) the place in the sequence of each row.
         places: (b, k) places of the protected tokens, each alone in its group.
-        r: how many sources leave, at most the number of destinations.
-        order: how the groups are ordered.
+        order: how the groups are ordered; "shuffled" as "ordered", for `shuffled_map` to follow.
         class_place: how the protected tokens are put back.
-        prune: leaving sources weigh nothing instead of joining.
+        prune: leaving rows weigh nothing instead of joining.
 
     Raises:
         SettingsError: the official class place with several protected tokens.
     """
-    n = rows.shape[1] + places.shape[1]
-    leaving = 2 * matching.ranking[:, :r]
-    numbers = _number_ordered(matching, r) if order == "ordered" else _number_unordered(matching, r)
+    n, r = rows.shape[1] + places.shape[1], plan.leaving.shape[1]
+    counted = _counted(plan, rows, order)
+    numbers = _numbers(plan, counted, order)
     standing = places.sort(dim=1).values
     if class_place == "official":
-        heads = n if order == "ordered" else matching.ranking.shape[1]
-        standing_new = _official_places(standing, heads, r)
+        standing_new = _official_places(standing, n if order != "unordered" else plan.heads.shape[1] + r, r)
         if order == "unordered":
-            standing_new = standing_new.clamp(max=heads - r)
+            standing_new = standing_new.clamp(max=plan.heads.shape[1])
     else:
-        standing_new = _exact_places(standing, leaving, rows.shape[1], order)
+        standing_new = _exact_places(standing, counted)
     index = torch.empty((rows.shape[0], n), dtype=torch.int64, device=rows.device)
     index = index.scatter(1, rows, _put_back(numbers, standing_new)).scatter(1, standing, standing_new)
     if not prune:
         return TokenMap(index, n - r)
-    kept = torch.ones_like(index, dtype=torch.bool).scatter(1, rows.gather(1, leaving), value=False)
+    kept = torch.ones_like(index, dtype=torch.bool).scatter(1, rows.gather(1, plan.leaving), value=False)
     return TokenMap(index, n - r, kept)
 
 
-def _number_ordered(matching: Matching, r: int) -> Int[Tensor, "b N"]:
-    """(b, N) new number of each row among the patches: a group stands where its destination stood."""
-    batch, sources = matching.ranking.shape
-    chosen = 2 * matching.chosen.gather(1, matching.ranking[:, :r]) + 1
-    leaving = 2 * matching.ranking[:, :r]
-    stays = matching.ranking.new_ones(batch, sources + matching.destinations).scatter(1, leaving, 0)
-    numbers = stays.cumsum(1) - 1
-    return numbers.scatter(1, leaving, numbers.gather(1, chosen))
+def shuffled_map(places: Int[Tensor, "b k"], tokens: int, generator: torch.Generator) -> TokenMap:
+    """The map under which all but the tokens at (b, k) places change places among themselves, alike in each image."""
+    rows = patch_rows(places, tokens)
+    permutation = torch.randperm(rows.shape[1], generator=generator).to(rows.device)
+    same = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
+    return TokenMap(same.scatter(1, rows, rows[:, permutation]), tokens)
 
 
-def _number_unordered(matching: Matching, r: int) -> Int[Tensor, "b N"]:
-    """(b, N) new number of each row: staying sources by falling similarity, then the destinations."""
-    batch, sources = matching.ranking.shape
-    leaving, staying = matching.ranking[:, :r], matching.ranking[:, r:]
-    device = leaving.device
-    ranks = torch.arange(sources - r, device=device).expand(batch, -1)
-    numbers = matching.ranking.new_empty(batch, sources + matching.destinations)
-    numbers[:, 1::2] = sources - r + torch.arange(matching.destinations, device=device)
-    numbers = numbers.scatter(1, 2 * staying, ranks)
-    return numbers.scatter(1, 2 * leaving, sources - r + matching.chosen.gather(1, leaving))
+def _counted(plan: Plan, rows: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
+    """(b, N) ones for the rows that stay; where order is not kept, for the heads of the new sequence only."""
+    if order != "unordered":
+        return torch.ones_like(rows).scatter(1, plan.leaving, 0)
+    return torch.zeros_like(rows).scatter(1, plan.heads, 1)
+
+
+def _numbers(plan: Plan, counted: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
+    """(b, N) new number of each row among the patches: that of the row it joins, if it leaves."""
+    if order != "unordered":
+        numbers = counted.cumsum(1) - 1
+    else:
+        heads = plan.heads.shape[1]
+        numbers = heads - 1 + (1 - counted).scatter(1, plan.leaving, 0).cumsum(1)
+        numbers = numbers.scatter(1, plan.heads, torch.arange(heads, device=counted.device).expand_as(plan.heads))
+    return numbers.scatter(1, plan.leaving, numbers.gather(1, plan.joined))
 
 
 def _official_places(places: Int[Tensor, "b k"], length: int, r: int) -> Int[Tensor, "b k"]:
@@ -97,19 +98,10 @@ def _official_places(places: Int[Tensor, "b k"], length: int, r: int) -> Int[Ten
     return places * (length - r) // length
 
 
-def _exact_places(
-    places: Int[Tensor, "b k"], leaving: Int[Tensor, "b r"], patches: int, order: Order
-) -> Int[Tensor, "b k"]:
-    """(b, k) rising new places: each after as many kept tokens as stood before it.
-
-    Where order is not kept, only the sources count, because the destinations stand at the end.
-    """
+def _exact_places(places: Int[Tensor, "b k"], counted: Int[Tensor, "b N"]) -> Int[Tensor, "b k"]:
+    """(b, k) rising places -> rising new ones: each after as many counted rows as stood before it."""
     ranks = torch.arange(places.shape[1], device=places.device)
-    counts = torch.ones((places.shape[0], patches), dtype=torch.int64, device=places.device).scatter(1, leaving, 0)
-    if order == "unordered":
-        counts[:, 1::2] = 0
-    before = F.pad(counts.cumsum(1), (1, 0))
-    return before.gather(1, places - ranks) + ranks
+    return F.pad(counted.cumsum(1), (1, 0)).gather(1, places - ranks) + ranks
 
 
 def _put_back(rows: Int[Tensor, "b N"], places: Int[Tensor, "b k"]) -> Int[Tensor, "b N"]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError
-from rmeeto.reduction.features import compared
-from rmeeto.reduction.matching import match
-from rmeeto.reduction.ordering import new_map, patch_rows
-from rmeeto.reduction.settings import Settings
+from rmeeto.reduction.matchers import matcher_of
+from rmeeto.reduction.ordering import new_map, patch_rows, shuffled_map
+from rmeeto.reduction.plan import Sight, drawing
+from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.schedule import Schedule, removable
 from rmeeto.tokens import TokenMap, Tokens
 
@@ -22,23 +22,25 @@ class Planner(nn.Module):
     def __init__(self, removal: int, settings: Settings, block: int) -> None:
         super().__init__()
         self.removal, self.settings, self.block = removal, settings, block
+        self.matcher = matcher_of(settings.matcher)
 
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> TokenMap:
         settings, n = self.settings, tokens.x.shape[1]
         r = removable(n, self.removal, tokens.places.shape[1])
-        feature = compared(tokens, settings.feature)
         rows = self._shuffled(patch_rows(tokens.places, n))
-        patches = feature.flatten(0, 1).index_select(0, _flat(rows, n)).view(*rows.shape, feature.shape[-1])
-        return new_map(
-            match(patches, settings.similarity, settings.rank),
+        mapping = new_map(
+            self.matcher(Sight(tokens, rows, settings, self.block), r),
             rows,
             tokens.places,
-            r,
             order=settings.order,
             class_place=settings.class_place,
             prune=settings.mode == "prune",
         )
+        if settings.order != "shuffled":
+            return mapping
+        generator = drawing(settings.seed, self.block, "order")
+        return mapping.then(shuffled_map(mapping.move(tokens.places), mapping.length, generator))
 
     def _shuffled(self, rows: Tensor) -> Tensor:
         """(b, N) rows, a share of them permuted among themselves, alike for the whole batch."""
@@ -77,12 +79,17 @@ class Reducer(nn.Module):
             return tokens
         return merged(tokens, self.planner(tokens), self.settings)
 
+    @property
+    def reads(self) -> tuple[Feature, ...]:
+        """The features that are compared (see `rmeeto.tokens.Slotted`)."""
+        return (self.settings.feature, *getattr(self.planner.matcher, "reads", ()))
+
     def extra_repr(self) -> str:
         return f"removal={self.removal}"
 
 
 def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
-    """Carry out a plan: residual stream, sizes, places; the features were the last mixer's and are gone."""
+    """Carry out a plan: residual stream, sizes, places, origin; the features were the last mixer's and are gone."""
     x, size = _merged_values(tokens, mapping, settings)
     return replace(
         tokens,
@@ -90,7 +97,9 @@ def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
         places=mapping.move(tokens.places),
         size=size,
         time=size if settings.size_aware_scan else None,
+        weight=size if settings.proportional_attention else None,
         features=None,
+        origin=None if tokens.origin is None else tokens.origin.then(mapping),
     )
 
 
@@ -103,8 +112,3 @@ def _merged_values(tokens: Tokens, mapping: TokenMap, settings: Settings) -> tup
     hidden = tokens.features.hidden
     stream, size = mapping.merge(tokens.x - hidden, tokens.sizes(), settings.mode)
     return stream + mapping.merge(hidden, tokens.sizes(), settings.mode)[0], size
-
-
-def _flat(rows: Tensor, n: int) -> Tensor:
-    """(b, N) places -> (b * N,) rows of a batch laid end to end."""
-    return (rows + torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * n).flatten()

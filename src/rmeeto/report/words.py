@@ -36,10 +36,11 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def story(result: Mapping[str, Any]) -> str:
-    """The verdict's other sentences: what merging cost, what re-training did, and a loss above the goal."""
+    """The verdict's other sentences: what merging cost, what re-training did, a loss above the goal, the run's note."""
     lost = points_lost(result)
     missed = f"The loss is more than {points(_GOAL)}." if lost is not None and lost > _GOAL else ""
-    return " ".join(filter(None, (_merging_and_training(result), missed)))
+    note = str(result.get("note") or "")
+    return " ".join(filter(None, (_merging_and_training(result), missed, note)))
 
 
 def final_stage(result: Mapping[str, Any]) -> Stage | None:

@@ -194,10 +194,11 @@ class _Run:
         batches = begin_epoch(self.data.train, position.epoch, skip)
         self.held.model.train()
         meter, place = self._meter(position), 0.0
+        waited = meter.timed(batches)
         while meter.steps < self.steps_per_epoch and (place < self.lr.last or meter.step == 0):
             place = self._place(meter)
             set_lr(self.stepper.optimizer, self.lr.at(place))
-            meter.add(self.stepper.take(batches, meter.step))
+            meter.add(self.stepper.take(waited, meter.step))
             self._average(meter.step)
             if meter.steps < self.steps_per_epoch and place < self.lr.last:
                 self._between(position, meter, validate)

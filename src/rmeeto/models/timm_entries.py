@@ -1,0 +1,87 @@
+"""Our networks in timm's registry. Importing this module registers them (see `rmeeto._timm_hook`).
+
+import rmeeto, timm
+timm.create_model("vim_tiny_patch16_224", num_classes=10, drop_path_rate=0.1)
+timm.list_models("videomamba*")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from rmeeto.models.configs import TIMM_NAMES, VimConfig, config_of
+from rmeeto.models.origins import ORIGINS, Origin, find
+
+# Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
+_PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+
+
+def _described(config: VimConfig) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of a network without weights."""
+    mean, std = _PIXELS[config.in_chans]
+    return {
+        "input_size": (config.in_chans, *config.img_size),
+        "fixed_input_size": True,
+        "num_classes": config.num_classes,
+        "crop_pct": 0.875 if config.num_frames is None else 1.0,
+        "mean": mean,
+        "std": std,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+
+
+def _published(origin: Origin) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of published weights."""
+    return {**origin.pretrained_cfg, "hf_hub_id": origin.repo, "hf_hub_filename": origin.file}
+
+
+# Weights that were re-trained with merged tokens are not here, for timm knows no schedule: `rmeeto.load` has them.
+_WEIGHTS = {origin.name: _published(origin) for origin in ORIGINS if origin.r is None}
+_WITHOUT = set(TIMM_NAMES.values()) - {name.partition(".")[0] for name in _WEIGHTS}
+# timm looks for this name in the module of an entry point.
+default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: _described(config_of(name)) for name in sorted(_WITHOUT)}})
+
+
+def _entry_point(short: str, name: str) -> Callable[..., Any]:
+    def entry_point(*, pretrained: bool = False, **sizes: Any) -> Any:
+        from rmeeto.models.registry import create  # torch's part, only when a model is built
+
+        return build_model_with_cfg(
+            partial(create, short),
+            name,
+            pretrained,
+            pretrained_filter_fn=fitted_weights,
+            feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+            **sizes,
+        )
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = f"{short} as timm builds it; sizes as in `rmeeto.create`."
+    return entry_point
+
+
+def fitted_weights(checkpoint: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """What timm read from a weight file -> the network's own weights, positions fitted to the model's input size.
+
+    Args:
+        checkpoint: a state dict, or a training checkpoint with one inside.
+        model: what receives the weights; its `pretrained_cfg` says which file was read.
+    """
+    from rmeeto.models.embed import fit_positions
+
+    origin = find(".".join(filter(None, (model.pretrained_cfg.get(key) for key in ("architecture", "tag")))))
+    parts = [part for part in (origin.part if origin else None, "model", "state_dict") if part]
+    state = next((checkpoint[part] for part in parts if isinstance(checkpoint.get(part), Mapping)), checkpoint)
+    # The second head of a distillation classifies nothing here.
+    return fit_positions(
+        {name: value for name, value in state.items() if not name.startswith("distill_head.")}, model.config
+    )
+
+
+for _short, _name in TIMM_NAMES.items():
+    register_model(_entry_point(_short, _name))

@@ -1,0 +1,20 @@
+"""Chance: the baseline that every other choice has to beat, random merging or, with `mode="prune"`, random dropping.
+
+Any r patch tokens leave and each joins any of those that stay; no feature is looked at. `Settings.seed` chooses; all
+images of a batch and all forward passes have the same draw, so that an image's answer does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rmeeto.reduction.plan import Plan, Sight
+
+
+def plan(sight: Sight, r: int) -> Plan:
+    """r patch tokens drawn without replacement join tokens drawn from the others with replacement."""
+    (batch, patches), generator = sight.rows.shape, sight.draw("random")
+    drawn = torch.randperm(patches, generator=generator)
+    joined = drawn[r:][torch.randint(patches - r, (r,), generator=generator)]
+    leaving, joined, heads = (part.to(sight.rows.device).expand(batch, -1) for part in (drawn[:r], joined, drawn[r:]))
+    return Plan(leaving, joined, heads)

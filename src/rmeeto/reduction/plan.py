@@ -1,0 +1,99 @@
+"""What a matcher sees, and what it answers.
+
+Patch tokens, the protected ones left out, are numbered by rows 0 .. N-1 in sequence order.
+Letters: b batch, n tokens, N patch tokens, k protected tokens, r tokens that leave, d width of a feature.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from rmeeto._shapes import Float, Int
+from rmeeto.reduction.features import compared
+from rmeeto.reduction.settings import Feature, Settings
+from rmeeto.tokens import Tokens
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which patch tokens leave, and whom each joins; where tokens are pruned, nobody is joined.
+
+    Attributes:
+        leaving: (b, r) int64, rows that leave, each once.
+        joined: (b, r) int64, the row that each of them joins, one that stays.
+        heads: (b, h) int64, staying rows that an unordered sequence begins with, in this order; the others that stay
+            follow by sequence.
+    """
+
+    leaving: Int[Tensor, "b r"]
+    joined: Int[Tensor, "b r"]
+    heads: Int[Tensor, "b h"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a matcher may look at.
+
+    Attributes:
+        tokens: the tokens as they stand in the slot.
+        rows: (b, N) int64, the place in the sequence of each patch token.
+        settings: how the user wants it.
+        block: number of the block in front.
+    """
+
+    tokens: Tokens
+    rows: Int[Tensor, "b N"]
+    settings: Settings
+    block: int = 0
+
+    def patches(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b N d"]:
+        """(b, n, d) values of all tokens -> (b, N, d) those of the patch tokens, row by row."""
+        return at_rows(values, self.rows)
+
+    def compared(self, feature: Feature | None = None) -> Float[Tensor, "b N d"]:
+        """(b, N, d) a feature of the patch tokens; None means the one that the settings name.
+
+        Raises:
+            SettingsError: the tokens carry no such feature.
+        """
+        return self.patches(compared(self.tokens, feature or self.settings.feature))
+
+    @property
+    def first_source(self) -> int:
+        """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
+        return self.tokens.places.shape[1] % 2 if self.settings.split == "sequence" else 0
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU that depends on seed, block and purpose only."""
+        return drawing(self.settings.seed, self.block, purpose)
+
+
+def at_rows(values: Float[Tensor, "b N d"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
+    """(b, N, d) values, (b, r) rows -> (b, r, d) the values there."""
+    # Whole rows of a flat batch: faster on a CPU than a gather along dimension 1.
+    first = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * values.shape[1]
+    return values.flatten(0, 1).index_select(0, (rows + first).flatten()).view(*rows.shape, values.shape[-1])
+
+
+def drawing(seed: int, block: int, purpose: str) -> torch.Generator:
+    """A generator of its own: neither the global one nor another block's draws are touched."""
+    # torch's CPU generator reads 32 bits of a seed, so that a sum of large products would collide.
+    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed} {block}".encode()))
+
+
+def reading(*features: Feature) -> Callable[[F], F]:
+    """Mark a matcher that reads features of its own beside the one that the settings name."""
+
+    def mark(matcher: F) -> F:
+        matcher.reads = features  # type: ignore[attr-defined]
+        return matcher
+
+    return mark
