@@ -40,13 +40,13 @@ def losses_of(precision, output):
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_stays_close_to_single(tmp_path, precision, dtype, monkeypatch):
-    single, seen, scan = losses_of("fp32", tmp_path / "single"), [], mixer.selective_scan
+    single, seen, scan = losses_of("fp32", tmp_path / "single"), [], mixer.bimamba
 
-    def spied(u, delta, A, *rest, **options):
-        seen.append((u.dtype, A.dtype))
-        return scan(u, delta, A, *rest, **options)
+    def spied(xz, directions, *rest, **options):
+        seen.extend((xz.dtype, direction.A_log.dtype) for direction in directions)
+        return scan(xz, directions, *rest, **options)
 
-    monkeypatch.setattr(mixer, "selective_scan", spied)
+    monkeypatch.setattr(mixer, "bimamba", spied)
     half = losses_of(precision, tmp_path / "half")
     assert half == pytest.approx(single, abs=0.02)
     assert half != single
