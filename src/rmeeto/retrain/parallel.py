@@ -62,11 +62,9 @@ class Whole(Held):
         self.model = processes.replicated(student)
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
-        """DistributedDataParallel's own, where there is one; how a gradient lies in memory is its own affair."""
+        """DistributedDataParallel's own, where there is one."""
         wrapped: Any = self.model
-        if wrapped is self.student:
-            return nullcontext()
-        return _ignoring("Grad strides do not match") if last else wrapped.no_sync()
+        return nullcontext() if last or wrapped is self.student else wrapped.no_sync()
 
     def refresh(self) -> None:
         """It is the model that is trained."""
