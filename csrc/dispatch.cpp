@@ -62,7 +62,7 @@ const Kernels &chosen() { return *current(); }
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 2; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 3; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
 
@@ -105,6 +105,12 @@ RMEETO_EXPORT int rmeeto_conv_forward(const void *calls, int64_t count) {
 }
 RMEETO_EXPORT int rmeeto_conv_backward(const void *calls, int64_t count) {
     return chosen().conv_backward(static_cast<const ConvBackward *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_norm_forward(const void *calls, int64_t count) {
+    return chosen().norm_forward(static_cast<const NormForward *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_norm_backward(const void *calls, int64_t count) {
+    return chosen().norm_backward(static_cast<const NormBackward *>(calls), count);
 }
 RMEETO_EXPORT void rmeeto_map(int64_t function, int64_t count, const float *x, float *y) {
     chosen().map(function, count, x, y);

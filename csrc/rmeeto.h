@@ -68,6 +68,25 @@ struct ConvBackward {
     float *dbias;    // (channels)
 };
 
+// y = x weight / sqrt(mean(x^2) + eps), token by token; y and dx are dense.
+struct NormForward {
+    int64_t batch, tokens, channels, threads;
+    double eps;
+    In x;
+    const float *weight;
+    float *y;
+};
+
+struct NormBackward {
+    int64_t batch, tokens, channels, threads;
+    double eps;
+    In x;
+    const float *weight;
+    In dy;
+    float *dx;       // (batch, tokens, channels)
+    float *dweight;  // (channels)
+};
+
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
 // What one instruction set offers. Every function runs `count` calls of the same batch and channels, and returns 0, or
@@ -78,6 +97,8 @@ struct Kernels {
     int (*scan_backward)(const ScanBackward *, int64_t count);
     int (*conv_forward)(const ConvForward *, int64_t count);
     int (*conv_backward)(const ConvBackward *, int64_t count);
+    int (*norm_forward)(const NormForward *, int64_t count);
+    int (*norm_backward)(const NormBackward *, int64_t count);
     void (*map)(int64_t function, int64_t count, const float *x, float *y);  // for the tests of exp and friends
 };
 

@@ -133,7 +133,18 @@ class Speed(Record):
 
 @dataclass(frozen=True)
 class Epoch(Record):
-    """One epoch of training as it went."""
+    """One epoch of training as it went.
+
+    Attributes:
+        epoch: its number, the first being 1.
+        steps: optimiser steps; `skipped` of them changed nothing, as their loss or gradients were no numbers.
+        loss: mean over the steps that were taken.
+        lr: of the last step.
+        images_per_second: of all processes.
+        seconds: wall time of the steps.
+        top1, top5: percent of the validation images, by the weights at its end; None before they are validated.
+        ema_top1: by the averaged weights, where there are any.
+    """
 
     kind: ClassVar[str] = "epoch"
     epoch: int
@@ -145,6 +156,7 @@ class Epoch(Record):
     top1: float | None = None
     top5: float | None = None
     ema_top1: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,10 @@ REFUSED = [
     ("benchmark --model model --r 4 --threads 99999", "threads = 99999 is more than the"),
     ("benchmark --model model --r 4 --speed-repeats 0", "speed_repeats = 0 measures nothing"),
     # recipes
+    ("recipes vim_huge", "recipe 'vim_huge' is unknown; choose one of videomamba_base_15_epochs"),
+    ("retrain --recipe vim_huge --output new", "recipe 'vim_huge' is unknown"),
+    ("pretrain --recipe vim_tiny_3_epochs --output new", "is for `rmeeto retrain`, not for `rmeeto pretrain`"),
+    ("reproduce table1", "table 'table1' is unknown; choose one of images, minutes, order, videos, vim_small_by_r"),
     (f"pretrain {NANO} --data photos --epochs 1 --output new", "leave none of 1 for the cosine; set warmup_epochs"),
     (f"{RETRAIN} {MODEL} --r 4 --lr nan --output new", "lr is nan; it must be a number above 0"),
     (f"{RETRAIN} {MODEL} --r 4 --min-lr 1 --output new", "min_lr 1 is above the peak"),
@@ -101,8 +105,8 @@ REFUSED = [
     # places
     (f"{PRETRAIN} --data photos --output file", "output file is a file; name a folder"),
     (f"{RETRAIN} {MODEL} --r 4 --output file/new", "cannot write file/new"),
-    (f"{RETRAIN} {MODEL} --r 4 --output run", "run holds a run already; add --resume"),
-    (f"{RETRAIN} {MODEL} --r 4 --output run --resume", "no checkpoint in run/checkpoints is whole; start"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run", "run holds a run already; add --resume auto"),
+    (f"{RETRAIN} {MODEL} --r 4 --output run --resume auto", "no checkpoint in run/checkpoints is whole; start"),
     (f"{RETRAIN} {MODEL} --r 4 --output model", "model holds a model already, which the run would replace"),
     ("demo --output photos", "photos holds something else than a demo"),
     ("demo --output file", "output file is a file; name a folder"),
@@ -181,6 +185,16 @@ def test_models(rmeeto_says: Say) -> None:
     assert _json(rmeeto_says("models --json"))["kind"] == "models"
 
 
+def test_recipes(rmeeto_says: Say, tmp_path: Path) -> None:
+    assert "vim_small_3_epochs" in rmeeto_says("recipes").out
+    shown = rmeeto_says("recipes vim_small_3_epochs")
+    assert "epochs = 3" in shown.out
+    assert "published: top1 79.3" in shown.out
+    assert json.loads(rmeeto_says("recipes vim_small_3_epochs --json").out)["groups"]["schedule"]["r"] == 11
+    (tmp_path / "own.toml").write_text(shown.out)  # what is shown can be run
+    assert "epochs = 3" in rmeeto_says(f"recipes {tmp_path / 'own.toml'}").out
+
+
 def test_doctor(rmeeto_says: Say) -> None:
     assert _json(rmeeto_says("doctor --json"))["kind"] == "doctor"
     said = rmeeto_says("doctor")
@@ -200,7 +214,7 @@ FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "rmeeto: No space left on device: /x; free"),
     (MemoryError(), 2, "rmeeto: the memory does not suffice; use smaller batches"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "rmeeto: the memory does not suffice"),
-    (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume continues"),
+    (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume auto continues"),
 ]  # fmt: skip
 
 

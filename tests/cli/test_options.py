@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, retrain
+from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
 from rmeeto.cli.main import app, main
 from rmeeto.cli.options import help_of, with_options
 from rmeeto.data.spec import Augment, DataSpec
@@ -19,20 +20,24 @@ from rmeeto.reduction.settings import Settings
 from rmeeto.retrain.recipe import Recipe
 
 MODEL = "depth embed_dim img_size in_chans model patch_size state_size weights"
-DATA = "batch_size data train_limit train_split val_batch_size val_data val_limit val_split workers"
+DATA = (
+    "batch_size data input_key max_bad_images num_classes prefetch subset_seed target_key train_limit train_share "
+    "train_size train_split val_batch_size val_data val_limit val_size val_split workers"
+)
 SCHEDULE = "every final phase r removals"
 SETTINGS = (
     "class_place feature matcher mode order proportional_attention rank seed shuffle similarity size_aware_scan split"
 )
 SPEED = "speed_batch speed_repeats speed_warmup threads"
 RECIPE = (
-    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path dtype ema_decay ema_warmup epochs eps lr "
-    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob seed smoothing temperature time_limit "
+    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs eps lr "
+    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob precision seed smoothing temperature time_limit "
     "warmup_epochs weight_decay"
 )
 AUGMENT = (
     "auto_augment color_jitter crop erasing erasing_mode hflip interpolation padding ratio repeats scale"
 )  # fmt: skip
+RUN = "checkpoint_every log_every parallel resume tracker validate_every"
 # A new option is a decision: it is written here too, an argument without a flag in capitals.
 OPTIONS = {
     "demo": "json output quick",
@@ -40,10 +45,12 @@ OPTIONS = {
     "models": "json",
     "convert": "FILE img_size json model output part",
     "push": "FOLDER REPO dry_run json license private",
-    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} json output resume",
-    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} json output resume",
+    "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output recipe",
+    "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output recipe",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
     "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json",
+    "recipes": "NAME json",
+    "reproduce": "TABLE data json output scale weights",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -70,7 +77,7 @@ def test_every_option_is_described(command: str) -> None:
 
 EXAMPLES = [
     line.split()[1:]
-    for module in (benchmark, convert, demo, doctor, evaluate, models, pretrain, push, retrain)
+    for module in (benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain)
     for line in module.HELP.splitlines()
     if line.startswith("    rmeeto ")
 ]
@@ -123,6 +130,37 @@ def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.
             option = shown["--" + field.name.replace("_", "-")]
             assert option.default == getattr(group, field.name)
             assert option.show_default
+
+
+WON = [
+    ("", {"r": 11, "epochs": 30, "model": "vim_nano"}),
+    ("--recipe vim_small_3_epochs", {"r": 11, "epochs": 3, "model": "vim_small", "class_place": "official"}),
+    ("--recipe vim_tiny_3_epochs", {"r": 5, "epochs": 3}),
+    ("--recipe vim_tiny_3_epochs --r 7 --epochs 30", {"r": 7, "epochs": 30, "model": "vim_tiny"}),
+    ("--recipe vim_tiny_3_epochs --r 11", {"r": 11}),  # a default that was typed is typed
+    ("--recipe own.toml", {"batch_size": 64, "betas": (0.5, 0.9), "seed": 7}),
+    ("--recipe own.toml --batch-size 32", {"batch_size": 32, "seed": 7}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), WON)
+def test_what_is_typed_wins_over_a_recipe_and_it_over_the_defaults(
+    line: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+
+    def called(*arguments: Any, **named: Any) -> None:
+        for group in arguments:
+            given.update(dataclasses.asdict(group) if dataclasses.is_dataclass(group) else {})
+        raise Called
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text("[recipe]\nbatch_size = 64\nbetas = [0.5, 0.9]\nseed = 7\n")
+    monkeypatch.setattr("rmeeto.pipeline.retraining.retrain", called)
+    monkeypatch.setattr(sys, "argv", ["rmeeto", "retrain", *line.split(), "--output", "new"])
+    with pytest.raises(Called):
+        main()
+    assert {name: given[name] for name in expected} == expected
 
 
 @dataclass(frozen=True)

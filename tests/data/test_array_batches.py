@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rmeeto.data.array_batches import ArrayBatches, erase, fits, mirror, shift
+from rmeeto.data.array_batches import ArrayBatches, erase, fits, mirror, shift, uniform
 from rmeeto.data.images import ArrayImages
 from rmeeto.data.order import ShuffledOrder, StraightOrder
 from rmeeto.data.spec import Augment, InputSpec, Share
@@ -17,8 +17,8 @@ def some_images(channels=1, n=20):
     return ArrayImages("some", ("a", "b"), pixels, torch.arange(n) % 2)
 
 
-def drawn(seed=0):
-    return torch.Generator().manual_seed(seed)
+def drawn(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_augmented_batches_depend_on_seed_and_epoch_alone_and_touch_no_global_ge
 
 def test_shift_moves_each_image_by_its_own_whole_pixels():
     pixels = some_images(n=200).images
-    moved = shift(pixels, 2, drawn())
+    moved = shift(pixels, 2, drawn(2, 200))
     padded = torch.nn.functional.pad(pixels, (2, 2, 2, 2))
     places = set()
     for image, around in zip(moved, padded, strict=True):
@@ -86,7 +86,7 @@ def test_shift_moves_each_image_by_its_own_whole_pixels():
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_mirror_turns_the_expected_share(probability):
     pixels = some_images(n=1000).images
-    turned = mirror(pixels, probability, drawn())
+    turned = mirror(pixels, probability, drawn(1000))
     flipped = (turned == pixels.flip(3)).flatten(1).all(1)
     assert float(flipped.float().mean()) == pytest.approx(probability, abs=0.05)
     assert torch.equal(turned[~flipped], pixels[~flipped])
@@ -96,7 +96,7 @@ def test_mirror_turns_the_expected_share(probability):
 def test_erasing_fills_one_rectangle_in_the_expected_share(mode):
     images = torch.full((2000, 3, 20, 16), 9.0)
     augment = Augment(erasing=0.25, erasing_mode=mode)
-    erased = erase(images, augment, drawn())
+    erased = erase(images, augment, drawn(5, 2000), torch.arange(2000))
     hit = (erased != 9).all(1)
     chosen = hit.flatten(1).any(1)
     assert float(chosen.float().mean()) == pytest.approx(0.25, abs=0.03)
@@ -108,3 +108,22 @@ def test_erasing_fills_one_rectangle_in_the_expected_share(mode):
     values = erased[chosen][0][:, hit[chosen][0]]
     distinct = {"const": 1, "rand": 3, "pixel": values.numel()}
     assert len(values.unique()) == distinct[mode]
+
+
+def test_an_image_is_augmented_by_its_seed_alone():
+    """Not by the batch that it stands in, nor by its place there."""
+    whole, halves = (
+        [torch.cat([x for x, _ in ArrayBatches(some_images(), GREY, ShuffledOrder(20, 0, Share()), size, ALL)])]
+        for size in (20, 10)
+    )
+    assert torch.equal(whole[0], halves[0])
+    assert torch.equal(uniform(torch.tensor([5, 9]), 3).flip(1), uniform(torch.tensor([9, 5]), 3))
+
+
+def test_batches_are_skipped_once():
+    batches = ArrayBatches(some_images(), GREY, ShuffledOrder(20, 0, Share()), 4, ALL)
+    whole = [x for x, _ in batches]
+    batches.skip(3)
+    rest = [x for x, _ in batches]
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+    assert len(list(batches)) == len(batches) == 5

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from rmeeto.data.images import ArrayImages, FileImages, TorchImages, open_split
+from rmeeto.data.images import ArrayImages, FileImages, TorchImages
+from rmeeto.data.opening import open_split
 from rmeeto.data.spec import DataSpec
 from rmeeto.errors import DataError
 
@@ -72,6 +73,36 @@ def test_an_unreadable_image_is_named(make_folder, spoil, suffix):
     assert opened.read(7)[1] == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "per_class"),
+    [({"train_share": 0.1}, [2, 2, 2]), ({"train_share": 0.01}, [1, 1, 1]), ({"train_share": 1.0}, [20, 20, 20])],
+)
+def test_a_share_takes_the_same_of_every_class(make_folder, tmp_path, settings, per_class):
+    root = make_folder("large", per_class=20)
+    images = open_split(DataSpec(str(root), **settings), "train")
+    assert [images.targets().count(label) for label in range(3)] == per_class
+    assert [images.read(i)[1] for i in range(len(images))] == images.targets()
+    assert len(open_split(DataSpec(str(root), str(root), **settings), "val")) == 60
+
+
+def test_a_larger_share_holds_the_smaller_and_the_seed_chooses(make_folder):
+    root = make_folder("large", per_class=20)
+
+    def names(share, seed=0):
+        images = open_split(DataSpec(str(root), train_share=share, subset_seed=seed), "train")
+        return {images.filename(i) for i in range(len(images))}
+
+    assert names(0.2) == names(0.2) < names(0.5)
+    assert names(0.2) != names(0.2, seed=1)
+
+
+@pytest.mark.parametrize("name", ["folder", "tar", "torch", "demo"])
+def test_targets_are_the_labels_that_are_read(name, folder, tars, tmp_path):
+    spelled = {"folder": str(folder), "tar": str(tars[0]), "torch": f"torch/folder:{folder / 'train'}", "demo": "demo"}
+    images = open_split(DataSpec(spelled[name], train_limit=12), "train")
+    assert images.targets() == [images.read(i)[1] for i in range(12)]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_arrays_give_pictures(channels):
     pixels = torch.randint(0, 256, (4, channels, 5, 6)).byte()
@@ -119,7 +150,7 @@ def test_torchvision_s_folder(make_folder):
     assert opened.class_names == ("cat", "dog", "owl")
     assert opened.part([9, 1]).read(0)[1] == 2
     spoil_text(root / "cat" / "1.png")
-    with pytest.raises(DataError, match="image 1 of torch/image_folder"):
+    with pytest.raises(DataError, match=r"cat/1.png of torch/image_folder"):
         opened.read(1)
 
 

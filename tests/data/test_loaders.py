@@ -6,9 +6,11 @@ import pytest
 import torch
 from torchvision.transforms.functional import pil_to_tensor
 
-from rmeeto.data import DEMO_INPUT, Augment, Batches, DataSpec, InputSpec, Share, open_data, open_eval_batches
+from rmeeto.data import DEMO_INPUT, Augment, Batches, DataSpec, InputSpec, Share, open_data, open_validation
 from rmeeto.data.array_batches import ArrayBatches
+from rmeeto.data.augment import eval_transform
 from rmeeto.data.decoded_batches import DecodedBatches
+from rmeeto.data.order import ShuffledOrder
 from rmeeto.errors import DataError
 
 # Two workers are wanted on one core too; torch advises against them.
@@ -86,6 +88,20 @@ def test_workers_that_stay_follow_the_epoch_and_an_open_tar(tars):
     assert not torch.equal(epochs[0], epochs[1])
 
 
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_batches_are_not_decoded(folder, workers):
+    data = open_data(spec_of(folder, workers=workers), FORM)
+    batches = data.train_batches(Augment(repeats=1), 0)
+    whole = [x for x, _ in batches]
+    for path in folder.rglob("*.png"):
+        path.write_text("unreadable")
+    batches.skip(len(whole))
+    assert list(batches) == []
+    with pytest.raises(DataError):
+        list(batches)
+
+
 @pytest.mark.parametrize("augment", [Augment(), Augment.light()])
 def test_an_epoch_is_a_function_of_seed_and_epoch(folder, augment):
     data = open_data(spec_of(folder), FORM)
@@ -120,8 +136,8 @@ def test_evaluation_shows_every_image_once_whatever_the_shares(folder):
 
 
 def test_validation_images_alone(folder):
-    images, batches = open_eval_batches(spec_of(folder / "val", val_data=str(folder)), FORM)
-    assert (images.class_names, len(images), len(batches)) == (("cat", "dog", "owl"), 6, 2)
+    found = open_validation(spec_of(folder / "val", val_data=str(folder)), FORM)
+    assert (found.class_names, len(found.images), len(found.batches)) == (("cat", "dog", "owl"), 6, 2)
 
 
 @FORKS
@@ -135,6 +151,59 @@ def test_an_unreadable_image_ends_the_pass_in_one_line(folder, workers, part):
         list(batches)
     assert "dog/1.png" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def spoilt(folder, *names):
+    for name in names:
+        (folder / name).write_text("a letter")
+    return folder
+
+
+@FORKS
+def test_training_goes_on_with_full_batches_that_do_not_depend_on_the_workers(folder):
+    spoilt(folder, "train/dog/1.png", "train/owl/4.png")
+    seen = []
+    for workers in (0, 2):
+        data = open_data(spec_of(folder, batch_size=5, workers=workers, max_bad_images=0.2), FORM)
+        images, labels = epoch_of(data, Augment(repeats=1), epoch=1)
+        assert len(images) == 15
+        assert len(data.bad) == 2
+        seen.append((images, labels))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+@pytest.mark.parametrize("batch_size", [5, 3])
+def test_the_next_of_the_set_takes_a_bad_image_s_place(folder, batch_size):
+    spoilt(folder, "train/dog/1.png", "train/dog/2.png", "train/owl/4.png")
+    data = open_data(spec_of(folder, batch_size=batch_size, max_bad_images=0.2), FORM)
+    names = [data.train.filename(place) for place in range(15)]
+    transform = eval_transform(FORM)
+    expected = []
+    for place in next(iter(ShuffledOrder(15, 0, Share()).in_batches(15)))[0].tolist():
+        shown = {"dog/1.png": "dog/3.png", "dog/2.png": "dog/3.png", "owl/4.png": "cat/0.png"}.get(names[place])
+        image, label = data.train.read(place if shown is None else names.index(shown))
+        expected.append((transform(image), label))
+    images, labels = epoch_of(data, Augment.none())
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert labels.tolist() == [label for _, label in expected]
+
+
+def test_evaluation_leaves_a_bad_image_out(folder):
+    spoilt(folder, "val/dog/1.png")
+    found = open_validation(spec_of(folder, batch_size=4, max_bad_images=0.2), FORM)
+    assert torch.cat([y for _, y in found.batches]).tolist() == [0, 0, 1, 2, 2]
+    list(found.batches)
+    assert len(found.bad) == 1
+    assert "val/dog" not in found.bad.summary()
+    assert "image dog/1.png of" in found.bad.summary()
+
+
+def test_no_readable_image_at_all_ends_the_pass(folder):
+    spoilt(folder, *(f"train/{label}/{n}.png" for label in ("cat", "dog", "owl") for n in range(5)))
+    data = open_data(spec_of(folder, batch_size=5, max_bad_images=1.0), FORM)
+    with pytest.raises(DataError, match="nor could the 14 others that were tried; repair or remove them"):
+        epoch_of(data)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import tarfile
 
 import pytest
 
-from rmeeto.data import images as images_module
-from rmeeto.data.images import open_split
+from rmeeto.data import opening
 from rmeeto.data.locate import Source, locate
+from rmeeto.data.opening import open_split
 from rmeeto.data.spec import DataSpec
 from rmeeto.errors import DataError
 
@@ -63,7 +63,9 @@ def test_names_keep_their_split(spec, split, source):
         ("set.tar", "val", "--val-data"),
         ("plain", "val", "--val-data"),
         ("halves", "train", "holds test/ but no train/"),
-        ("wds/imagenet", "train", "is a stream"),
+        ("wds/imagenet", "train", "names no folder of shards; write wds/FOLDER"),
+        ("tfds/imagenet", "train", "needs TensorFlow"),
+        ("wds/plain", "train", "has no shards of 'train'"),
         ("empty", "train", "must hold images"),
         ("bare", "train", "must hold images"),
         ("single", "train", "one class only (cat)"),
@@ -110,6 +112,6 @@ def test_other_errors_of_a_hub_are_told_in_one_line(monkeypatch):
         raise ValueError("Unknown split.\nMore.")
 
     monkeypatch.setattr("rmeeto.data.locate.create_dataset", refuse)
-    monkeypatch.setattr(images_module, "locate", lambda spec, split: Source("hfds/some", "hfds/some", None, "val"))
+    monkeypatch.setattr(opening, "locate", lambda spec, split: Source("hfds/some", "hfds/some", None, "val"))
     with pytest.raises(DataError, match=r"^data hfds/some cannot be opened \(Unknown split\); check the name.*'val'"):
         open_split(DataSpec("hfds/some"), "val")

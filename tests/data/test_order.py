@@ -65,3 +65,23 @@ def test_straight_order_shows_every_image_once(count):
     orders = [StraightOrder(10, Share(index, count)) for index in range(count)]
     assert sorted(chain(*(flat(order, 3) for order in orders))) == list(range(10))
     assert [order.batches(3) for order in orders] == [len(walk(order, 3)) for order in orders]
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize(("count", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2), (1, 4)])
+def test_a_step_has_the_same_images_and_pairs_on_any_number_of_processes(repeats, count, accumulate):
+    whole = walk(ShuffledOrder(60, 0, Share(), repeats), 24)
+    size = 24 // count // accumulate
+    shares = [walk(ShuffledOrder(60, 0, Share(k, count, accumulate), repeats), size) for k in range(count)]
+    assert {len(share) for share in shares} == {len(whole) * accumulate}
+    for step, (indices, seeds) in enumerate(whole):
+        batches = [share[step * accumulate + micro] for micro in range(accumulate) for share in shares]
+        seen = sorted(chain(*(zip(*batch, strict=True) for batch in batches)))
+        assert seen == sorted(zip(indices, seeds, strict=True))
+        pairs = set(zip(seeds, reversed(seeds), strict=True))
+        assert {pair for _, part in batches for pair in zip(part, reversed(part), strict=True)} == pairs
+
+
+@pytest.mark.parametrize("order", [ShuffledOrder(50, 0, Share(1, 2)), StraightOrder(50, Share())], ids=["train", "val"])
+def test_a_pass_begins_anywhere(order):
+    assert walk(order, 4)[3:] == [(i.tolist(), s.tolist()) for i, s in order.in_batches(4, 3)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.models._hub import load_model_config_from_path  # timm reads the folder too
 
@@ -56,13 +57,25 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_config_is_in_timms_form(tmp_path: Path) -> None:
-    _save(_model(), tmp_path)
+    model = _model().eval()
+    _save(model, tmp_path)
     config, name, arguments = load_model_config_from_path(tmp_path)
-    assert name == "vim_nano"
+    assert name == "vim_nano_patch2_28"
     assert arguments == SIZES
     assert config["num_classes"] == 3
     assert config["label_names"] == INPUT["label_names"]
     assert json.loads((tmp_path / "config.json").read_text())["num_features"] == 16
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["vim_nano", "vim_nano_patch2_28"])
+def test_both_names_of_a_network_are_read(tmp_path: Path, name: str) -> None:
+    _save(_model(), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("vim_nano_patch2_28", name))
+    assert read_bundle(tmp_path).architecture == "vim_nano"
+    assert load(tmp_path)(torch.randn(1, 1, 8, 8)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("suffix", ["", "config.json", "model.safetensors"])

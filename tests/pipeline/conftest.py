@@ -17,7 +17,7 @@ from rmeeto.data import Augment, DataSpec
 from rmeeto.pipeline import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.reduction import Settings
-from rmeeto.retrain import Recipe
+from rmeeto.retrain import Recipe, RunSpec
 
 CLASSES = ("blue", "green", "red")
 NANO = ModelSpec(model="vim_nano", img_size=8, patch_size=2, in_chans=3, embed_dim=16, depth=4, state_size=4)
@@ -25,6 +25,7 @@ RECIPE = Recipe(epochs=2, batch_size=8, lr=3e-3, mixup=0.0, cutmix=0.0, drop_pat
 SCHEDULE = ScheduleSpec(r=4)
 SPEED = SpeedSpec(speed_batch=2, speed_repeats=2, speed_warmup=1)
 AUGMENT = Augment.light()
+RESUMING = RunSpec(resume="auto")
 
 
 def paint(root: Path, classes: tuple[str, ...] = CLASSES, *, train: int = 8, val: int = 4) -> Path:

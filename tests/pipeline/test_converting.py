@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import is_model, register_model
 
 import rmeeto
 from rmeeto import pipeline
@@ -66,8 +65,6 @@ def test_the_folder_has_timms_form(converted: tuple[Path, dict[str, Any]]) -> No
 
 def test_both_read_it(converted: tuple[Path, dict[str, Any]]) -> None:
     """timm builds the un-merged model; ours comes merged."""
-    if not is_model("vim_tiny_patch16_224"):
-        _register()
     own = rmeeto.load(converted[0])
     assert attached(own) is not None
     other = timm.create_model(f"local-dir:{converted[0]}", pretrained=True).eval()
@@ -76,19 +73,6 @@ def test_both_read_it(converted: tuple[Path, dict[str, Any]]) -> None:
     with torch.inference_mode():
         assert torch.equal(own(images), other(images))
     assert other.pretrained_cfg["num_classes"] == 1000
-
-
-def _register() -> None:
-    """The network under timm's name, by timm's own builder."""
-
-    def vim_tiny_patch16_224(*, pretrained: bool = False, **arguments: Any) -> torch.nn.Module:
-        def build(pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, **sizes: Any) -> torch.nn.Module:
-            return create("vim_tiny", **sizes)
-
-        return timm.models.build_model_with_cfg(build, "vim_tiny_patch16_224", pretrained, **arguments)
-
-    vim_tiny_patch16_224.__module__ = __name__
-    register_model(vim_tiny_patch16_224)
 
 
 def test_a_users_own_file(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_doctor() -> None:
     assert {"cpu", "cores", "threads", "gpus", "python", "platform", "packages"} <= found["environment"].keys()
     assert {"torch", "timm"} <= found["environment"]["packages"].keys()
     ops = {line["op"] for line in found["backends"]}
-    assert ops == {"selective_scan", "causal_conv", "bimamba", "linear"}
+    assert ops == {"selective_scan", "causal_conv", "bimamba", "rms_norm", "linear"}
     for op in ops:
         lines = [line for line in found["backends"] if line["op"] == op]
         assert {line["backend"] for line in lines} >= {"reference", "native"}

@@ -27,8 +27,9 @@ from rmeeto.pipeline.training import run_training
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Accuracy, Run, Speed, read_json
 from rmeeto.reduction import Settings, attached
+from rmeeto.retrain import RunSpec
 
-from .conftest import AUGMENT, NANO, RECIPE, SCHEDULE, SPEED, InterruptedAt, digests, retrain
+from .conftest import AUGMENT, NANO, RECIPE, RESUMING, SCHEDULE, SPEED, InterruptedAt, digests, retrain
 
 ROWS = ("unmerged", "merged", "retrained")
 COLUMNS = ("top1", "top5", "tokens", "gflops", "gflops_paper", "images_per_second")
@@ -58,8 +59,9 @@ def _without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_leaves_all_of_its_evidence(faster: tuple[Path, dict[str, Any]]) -> None:
     output, _ = faster
     assert {path.name for path in output.iterdir()} == {
-        "accuracy.json", "charts", "checkpoints", "config.json", "images.json", "log.jsonl", "model.safetensors",
-        "report.html", "result.json", "run.json", "speed.json", "tensorboard", "tokens", "tokens.png",
+        "accuracy.json", "charts", "checkpoints", "config.json", "first_batch.png", "images.json", "log.jsonl",
+        "model.safetensors", "recipe.toml", "report.html", "result.json", "run.json", "speed.json", "tensorboard",
+        "tokens", "tokens.png",
     }  # fmt: skip
     assert len(list((output / "tokens").glob("*.png"))) == 12
     page = (output / "report.html").read_text()
@@ -119,7 +121,7 @@ def test_a_resumed_run_is_the_run(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         retrain(trained, photos, tmp_path, watch=InterruptedAt(4))  # un-merged, merged, first epoch, second epoch
-    result = retrain(trained, photos, tmp_path, resume=True)
+    result = retrain(trained, photos, tmp_path, spec=RESUMING)
     assert (tmp_path / "model.safetensors").read_bytes() == (faster[0] / "model.safetensors").read_bytes()
     assert {row: result[row]["top1"] for row in ROWS} == {row: faster[1][row]["top1"] for row in ROWS}
 
@@ -145,7 +147,7 @@ def test_another_run_is_not_resumed(
         pipeline.pretrain(NANO, photos, dataclasses.replace(RECIPE, epochs=1, seed=7), AUGMENT, trained)
     before = digests(output)
     with pytest.raises(CheckpointError, match=f"made by another run: {told}"):
-        retrain(trained, photos, output, resume=True, watch=InterruptedAt(1), **changes)
+        retrain(trained, photos, output, spec=RESUMING, watch=InterruptedAt(1), **changes)
     assert digests(output) == before
 
 
@@ -170,7 +172,7 @@ def test_training_changes_the_student_alone(trained: Path, photos: DataSpec, tmp
     before = copy.deepcopy(teacher.state_dict())
     student = dataclasses.replace(job.opened, model=merged_copy(teacher, job.schedule, job.settings))
     teacher.train()  # whatever it was: the loop must put it into eval mode
-    run_training(student, teacher, job.data, RECIPE, AUGMENT, tmp_path, resume=False, watch=Unwatched())
+    run_training(student, teacher, job.data, RECIPE, AUGMENT, tmp_path, RunSpec(), watch=Unwatched())
     assert not teacher.training
     assert not student.model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
@@ -191,7 +193,7 @@ def test_copies_share_nothing(make: Any, trained: Path, photos: DataSpec, tmp_pa
 def test_both_places_of_the_class_token(trained: Path, photos: DataSpec, tmp_path: Path) -> None:
     job = _job(trained, photos, tmp_path, both_places=True)
     once = dataclasses.replace(job, recipe=dataclasses.replace(RECIPE, epochs=1))
-    result = carry_out(once, resume=False, watch=Unwatched())
+    result = carry_out(once, watch=Unwatched())
     official = Settings(class_place="official")
     merged = pipeline.evaluate(ModelSpec(model=str(trained)), photos, schedule=SCHEDULE, settings=official)
     assert result["merged_official_place"]["top1"] == merged.top1

@@ -18,10 +18,12 @@ from rmeeto.data import Augment, DataSpec
 from rmeeto.errors import CheckpointError, DataError, OutputError, RmeetoError, SettingsError, ShapeError
 from rmeeto.models import Vim
 from rmeeto.pipeline import ModelSpec
+from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Run
-from rmeeto.retrain import Checkpoints
+from rmeeto.retrain import Checkpoints, RunSpec
+from rmeeto.retrain.progress import Silent
 
-from .conftest import AUGMENT, CLASSES, NANO, RECIPE, InterruptedAt, digests, paint
+from .conftest import AUGMENT, CLASSES, NANO, RECIPE, RESUMING, InterruptedAt, digests, paint
 
 
 def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
@@ -31,7 +33,8 @@ def _pretrain(data: DataSpec, output: Path, **changes: Any) -> Run:
 
 def test_it_leaves_a_model_and_its_records(trained: Path, photos: DataSpec) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "checkpoints", "config.json", "log.jsonl", "model.safetensors", "run.json", "tensorboard",
+        "checkpoints", "config.json", "first_batch.png", "log.jsonl", "model.safetensors", "recipe.toml", "run.json",
+        "tensorboard",
     }  # fmt: skip
     run = Run.read(trained / "run.json")
     assert (run.verb, len(run.epochs), run.images) == ("pretrain", 2, 2 * 24)
@@ -48,7 +51,7 @@ def test_a_resumed_run_is_the_run(trained: Path, photos: DataSpec, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         _pretrain(photos, tmp_path, watch=InterruptedAt(2))
     assert not (tmp_path / "model.safetensors").exists()
-    run = _pretrain(photos, tmp_path, resume=True)
+    run = _pretrain(photos, tmp_path, spec=RESUMING)
     assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert [epoch["loss"] for epoch in run.epochs] == [epoch["loss"] for epoch in Run.read(trained / "run.json").epochs]
 
@@ -85,21 +88,21 @@ def test_drop_path_ends_with_training(photos: DataSpec, tmp_path: Path) -> None:
         ({"model": dataclasses.replace(NANO, img_size=7)}, ShapeError, "7x7 does not fit"),
         ({"output": Path("{file}")}, OutputError, "is a file; name a folder"),
         ({"output": Path("{file}/run")}, OutputError, "Not a directory"),
-        ({"output": Path("{trained}")}, OutputError, "holds a run already; add --resume"),
+        ({"output": Path("{trained}")}, OutputError, "holds a run already; add --resume auto"),
         ({"output": Path("{model}")}, OutputError, "holds a model already, which the run would replace"),
-        ({"output": Path("{model}"), "resume": True}, OutputError, "holds a model already"),
+        ({"output": Path("{model}"), "spec": RESUMING}, OutputError, "holds a model already"),
         (
-            {"output": Path("{trained}"), "resume": True, "recipe": dataclasses.replace(RECIPE, epochs=3)},
+            {"output": Path("{trained}"), "spec": RESUMING, "recipe": dataclasses.replace(RECIPE, epochs=3)},
             CheckpointError,
             r"another run: epochs \(2, 3\)",
         ),
         (
-            {"output": Path("{trained}"), "resume": True, "augment": Augment.none()},
+            {"output": Path("{trained}"), "spec": RESUMING, "augment": Augment.none()},
             CheckpointError,
             r"another run: augment\.crop \('padded', 'none'\)",
         ),
         (
-            {"output": Path("{trained}"), "resume": True, "model": dataclasses.replace(NANO, state_size=8)},
+            {"output": Path("{trained}"), "spec": RESUMING, "model": dataclasses.replace(NANO, state_size=8)},
             CheckpointError,
             r"another run: sizes\.state_size",
         ),
@@ -152,10 +155,10 @@ def test_an_unreadable_image_costs_nothing_that_was_saved(
     weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
     saved = weights.read_bytes()
     with pytest.raises(DataError, match=r"image green/3\.png of .* cannot be read \(.*\); repair or remove it"):
-        _pretrain(own, tmp_path / "run", resume=True)
+        _pretrain(own, tmp_path / "run", spec=RESUMING)
     assert weights.read_bytes() == saved
     image.write_bytes(whole)
-    assert len(_pretrain(own, tmp_path / "run", resume=True).epochs) == 2
+    assert len(_pretrain(own, tmp_path / "run", spec=RESUMING).epochs) == 2
 
 
 def test_an_unreadable_validation_image_costs_no_epoch(photos: DataSpec, trained: Path, tmp_path: Path) -> None:
@@ -170,7 +173,7 @@ def test_an_unreadable_validation_image_costs_no_epoch(photos: DataSpec, trained
     weights = tmp_path / "run" / "checkpoints" / "epoch-0001" / "weights.safetensors"
     first = weights.read_bytes()
     image.write_bytes(whole)
-    run = _pretrain(own, tmp_path / "run", resume=True)
+    run = _pretrain(own, tmp_path / "run", spec=RESUMING)
     assert weights.read_bytes() == first
     assert [epoch["top1"] for epoch in run.epochs] == [epoch["top1"] for epoch in Run.read(trained / "run.json").epochs]
 
@@ -180,3 +183,39 @@ def test_colours_become_grey_where_the_model_sees_grey(tmp_path: Path) -> None:
     few = dataclasses.replace(RECIPE, epochs=1, batch_size=4)
     run = _pretrain(data, tmp_path / "run", model=dataclasses.replace(NANO, in_chans=1), recipe=few)
     assert run.images == 4
+
+
+class _Heard(Unwatched):
+    """Somebody who keeps the lines of a training run."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def training(self) -> Silent:
+        progress = Silent()
+        progress.note = self.lines.append  # type: ignore[method-assign]
+        return progress
+
+
+def test_bad_images_are_listed_and_told_once_an_epoch(tmp_path: Path) -> None:
+    root = paint(tmp_path / "photos")
+    for name in ("train/red/3.png", "val/blue/1.png"):
+        (root / name).write_text("a letter")
+    heard, output = _Heard(), tmp_path / "run"
+    (output / "old").mkdir(parents=True)
+    (output / "bad_images.jsonl").write_text("of another run\n")
+    run = _pretrain(DataSpec(str(root), max_bad_images=0.1), output, watch=heard)
+    assert [epoch["steps"] for epoch in run.epochs] == [3, 3]
+    listed = [json.loads(line) for line in (output / "bad_images.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in listed] == ["red/3.png", "blue/1.png"]
+    assert [line.split(";")[0] for line in heard.lines] == ["bad images left out: 2"] * 2
+    with pytest.raises(DataError, match=r"1 bad of 24 images, and 0\.001 lets 0 pass"):
+        _pretrain(DataSpec(str(root)), tmp_path / "strict")
+
+
+def test_another_part_of_the_images_is_another_run(photos: DataSpec, tmp_path: Path) -> None:
+    part = dataclasses.replace(photos, train_share=0.5)
+    _pretrain(part, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1))
+    other = dataclasses.replace(part, subset_seed=1)
+    with pytest.raises(CheckpointError, match=r"subset.seed \(0, 1\)"):
+        _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), spec=RunSpec(resume="auto"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import resource
 import signal
 import time
@@ -14,10 +16,10 @@ from torch import nn
 
 from rmeeto.errors import DataError, OutputError, SettingsError, ShapeError, TrainingError
 from rmeeto.records import Run
-from rmeeto.retrain import Checkpoints, Recipe, Silent, TrainingData, train
+from rmeeto.retrain import Checkpoints, Recipe, Silent, TrainingData
 from rmeeto.retrain.checkpoint import read
 
-from .conftest import CLASSES, Batches, Data, net, recipe
+from .conftest import CLASSES, Batches, Data, Noting, net, recipe, train
 
 
 class Watched(nn.Module):
@@ -60,7 +62,7 @@ def plain(**settings) -> Recipe:
 def test_teacher_is_in_eval_mode_without_gradient_on_the_same_mixed_images(tmp_path, data):
     student, teacher = Watched(net()), Watched(net(1)).train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    train(student, teacher, data, recipe(epochs=1), tmp_path, validate=data.validate, trackers=())
+    train(student, teacher, data, recipe(epochs=1, cutmix=0.0), tmp_path, validate=data.validate, trackers=())
     steps = len(teacher.seen)
     assert steps == 5
     assert teacher.modes == [False] * steps
@@ -149,13 +151,13 @@ def test_record_log_and_checkpoints_agree(tmp_path, data):
     settings = recipe(ema_decay=0.5, epochs=4)
     record = train(
         net(), net(1), data, settings, tmp_path, validate=data.validate, log_every=3, environment=environment,
-        validate_every=3, trackers=(),
+        validate_every=4, trackers=(),
     )  # fmt: skip
     assert (record.verb, record.environment, record.images) == ("retrain", environment, 4 * 40)
     assert record.recipe == settings.to_dict()
-    assert [epoch["top1"] is None for epoch in record.epochs] == [True, True, False, False]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [3, 6, 9, 12, 15, 18]
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [4, 8, 12, 16]
     assert [{**line, "kind": None} for line in lines if line["kind"] == "epoch"] == [
         {**epoch, "kind": None} for epoch in record.epochs
     ]
@@ -239,12 +241,60 @@ class Breaking(nn.Module):
 
 @pytest.mark.parametrize(
     ("after", "words"),
-    [(3, "the loss is nan at step 3; no checkpoint was written yet"), (8, "at step 8; the last good checkpoint is")],
+    [
+        (1, "the loss is nan at step 8, the last of 8 in a row that changed nothing; the last good checkpoint is .*1"),
+        (8, "at step 15, .*; the last good checkpoint is .*epoch-0002; lower the learning rate, clip"),
+    ],
 )
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data, after, words):
+def test_losses_that_are_no_numbers_stop_the_run(tmp_path, data, after, words):
     with pytest.raises(TrainingError, match=words):
         train(Breaking(after), None, data, recipe(), tmp_path, trackers=())
-    assert len(Checkpoints(tmp_path / "checkpoints").all()) == (after > 5)
+
+
+def test_many_bad_steps_without_a_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match="no checkpoint was written yet"):
+        train(Breaking(1), None, Data(count=80), recipe(), tmp_path, trackers=())
+
+
+class BreakingAt(nn.Module):
+    """Spoils the loss, or the gradients alone, in some of its calls."""
+
+    def __init__(self, calls, *, gradients):
+        super().__init__()
+        self.inner, self.calls, self.bad, self.gradients = net(dropout=0.0), 0, calls, gradients
+
+    def forward(self, images):
+        self.calls += 1
+        logits = self.inner(images)
+        if self.calls in self.bad:
+            if self.gradients:
+                logits.register_hook(lambda gradient: gradient * float("inf"))
+            else:
+                logits = logits * float("inf")
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_is_no_number_changes_nothing(tmp_path, precision, gradients, accumulate):
+    """The third of five steps; its gradients are forgotten, with those of its other micro-batches."""
+    model = BreakingAt({3 * accumulate}, gradients=gradients)
+    weights = []
+
+    class Keeping(Noting):
+        def step(self, report):
+            weights.append([each.detach().clone() for each in model.parameters()])
+
+    progress = Keeping()
+    settings = plain(epochs=1, precision=precision, accumulate=accumulate, clip_grad=1.0)
+    record = train(model, None, Data(size=8 // accumulate), settings, tmp_path, progress=progress, trackers=())
+    changed = [any(not torch.equal(a, b) for a, b in zip(*two, strict=True)) for two in itertools.pairwise(weights)]
+    assert changed == [True, False, True, True]
+    (epoch,) = record.epochs
+    assert (epoch["skipped"], epoch["steps"]) == (1, 5)
+    assert math.isfinite(epoch["loss"])
+    assert [note.split(":")[0] for note in progress.notes] == ["step 3 is skipped"]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path, data):
@@ -276,12 +326,19 @@ class Ending(Batches):
         ({"student": net(classes=7)}, ShapeError, "the student has 7 classes, the data 4"),
         ({"teacher": net(classes=7)}, ShapeError, "the teacher has 7 classes, the data 4"),
         ({"validate_every": 0}, SettingsError, "validate_every 0"),
+        ({"checkpoint_every": -1}, SettingsError, "checkpoint_every -1"),
+        (
+            {"trackers": ("paper",)},
+            SettingsError,
+            "tracker 'paper' is unknown; use tensorboard, wandb, trackio or none",
+        ),
+        ({"trackers": ("wandb",)}, SettingsError, "tracker wandb is not installed; run `pip install wandb`"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path, data, arguments, error, words):
     settings = {"student": net(), "teacher": net(1), "data": data, "recipe": recipe(), **arguments}
     with pytest.raises(error, match=words):
-        train(**settings, output=tmp_path, trackers=())
+        train(**{"trackers": (), **settings}, output=tmp_path)
 
 
 def test_a_student_is_not_its_own_teacher(tmp_path, data):

@@ -61,7 +61,7 @@ def test_mixing_keeps_shapes_sums_and_the_input(settings):
     np.random.seed(0)  # noqa: NPY002  timm draws from it
     images, labels = torch.rand(8, 3, 6, 6), torch.arange(8) % 4
     before = images.clone()
-    mixed = Mixer(Recipe(**settings), 4)(images, labels)
+    mixed = Mixer(Recipe(**settings), 4)(images, labels, 0)
     assert torch.equal(images, before)
     assert not torch.equal(mixed.images, before)
     assert mixed.images.shape == images.shape
@@ -70,6 +70,6 @@ def test_mixing_keeps_shapes_sums_and_the_input(settings):
 
 def test_without_mixing_only_labels_are_smoothed():
     images, labels = torch.rand(3, 3, 6, 6), torch.tensor([2, 0, 1])
-    mixed = Mixer(Recipe(mixup=0.0, cutmix=0.0, smoothing=0.2), 4)(images, labels)
+    mixed = Mixer(Recipe(mixup=0.0, cutmix=0.0, smoothing=0.2), 4)(images, labels, 0)
     assert torch.equal(mixed.images, images)
     torch.testing.assert_close(mixed.targets[0], torch.tensor([0.05, 0.05, 0.85, 0.05]))

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from rmeeto.records import Epoch
-from rmeeto.retrain import progress_on, train
+from rmeeto.retrain import progress_on
 from rmeeto.retrain.progress import clock
 
-from .conftest import net, recipe
+from .conftest import net, recipe, train
 
 
 def shown(tmp_path, data, *, terminal):

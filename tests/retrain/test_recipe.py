@@ -53,7 +53,7 @@ from rmeeto.retrain import PUBLISHED, Recipe
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"ema_warmup": "False"}, "ema_warmup is 'False'"),
         ({"seed": -1}, "seed is -1"),
-        ({"dtype": "float16"}, "dtype is 'float16'; it must be 'float32' or 'bfloat16'"),
+        ({"precision": "fp8"}, "precision is 'fp8'; it must be 'fp32', 'bf16' or 'fp16'"),
         ({"time_limit": 0}, "time_limit is 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command `rmeeto`: it parses, calls `rmeeto.pipeline`, prints, and holds no logic.
 
-Exit codes: 0 done, 2 an input that cannot be (one line says which and what to do), 130 interrupted.
+Exit codes: 0 done, or a training run that a signal ended and that is saved; 2 an input that cannot be (one line says
+which and what to do); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import typer
 
-from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, retrain
+from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
 from rmeeto.cli.process import keep_freed_memory
 from rmeeto.errors import RmeetoError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with `rmeeto demo`. Every command prints JSON with --json.",
 )
-for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benchmark, push):
+for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benchmark, recipes, reproduce, push):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
 
 # Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.
@@ -60,7 +61,7 @@ def main() -> None:
         sys.stderr.write(f"rmeeto: {line}\n")
         code = 2
     if code == _INTERRUPTED:
-        sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume continues a training run\n")
+        sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume auto continues a training run\n")
     sys.exit(code)
 
 

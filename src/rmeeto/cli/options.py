@@ -7,20 +7,26 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import typer
 
+Presets = Callable[[str], Mapping[str, Mapping[str, Any]]]
+_CONTEXT = "context"
+_PRESET = "preset"
+
 
 def with_options(
-    *, shared: tuple[str, ...] = (), **groups: Any
+    *, shared: tuple[str, ...] = (), presets: Presets | None = None, **groups: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's dataclass parameters by one option per field.
 
     Args:
         shared: fields that two groups have in common; each becomes one option with the last group's default and
             help, and all groups receive its value.
+        presets: of a name, group -> field -> value; adds an option --recipe whose values replace the defaults, and
+            are replaced by the options that were given.
         groups: parameter name -> an instance of a dataclass, whose values are the defaults. The command
             receives an instance built from the options; the help of each option is the field's line under
             "Attributes:" in the dataclass's docstring.
@@ -35,6 +41,8 @@ def with_options(
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
+            if presets is not None and values[_PRESET] is not None:
+                _fill_in(values, presets(values[_PRESET]), values[_CONTEXT])
             made = {
                 name: type(group)(**{field.name: values[field.name] for field in dataclasses.fields(group)})
                 for name, group in groups.items()
@@ -42,6 +50,8 @@ def with_options(
             command(**made, **{name: value for name, value in values.items() if name in own})
 
         parameters = list({parameter.name: parameter for parameter in _expanded(command, groups)}.values())
+        if presets is not None:
+            parameters = [*_preset_parameters(), *parameters]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -65,6 +75,23 @@ def help_of(group: type) -> dict[str, str]:
         for name in match[1].split(","):
             found[name.strip()] = re.sub(r"\s+", " ", match[2]).strip()
     return found
+
+
+def _fill_in(values: dict[str, Any], preset: Mapping[str, Mapping[str, Any]], context: typer.Context) -> None:
+    """A recipe wins over the defaults, and what was typed wins over the recipe."""
+    for fields in preset.values():
+        for name, value in fields.items():
+            source = context.get_parameter_source(name)
+            if source is None or source.name in ("DEFAULT", "DEFAULT_MAP"):
+                values[name] = value
+
+
+def _preset_parameters() -> Iterator[inspect.Parameter]:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    help = "a recipe's name (see `rmeeto recipes`) or a .toml file; options that are given win over it"
+    option = typer.Option(None, "--recipe", help=help)
+    yield inspect.Parameter(_CONTEXT, kind, annotation=typer.Context)
+    yield inspect.Parameter(_PRESET, kind, default=option, annotation=str | None)
 
 
 def _refuse_collisions(groups: dict[str, Any], shared: tuple[str, ...]) -> None:

@@ -9,9 +9,12 @@ import typer
 
 from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import with_options
+from rmeeto.cli.stopping import is_main, resumable
 from rmeeto.data.spec import Augment, DataSpec
+from rmeeto.pipeline.recipes import load_recipe
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.retrain.recipe import Recipe
+from rmeeto.retrain.run_spec import RunSpec
 
 NAME = "pretrain"
 HELP = """Train a Vision Mamba from random weights.
@@ -27,10 +30,12 @@ Examples:
 
 
 @with_options(
+    presets=lambda name: load_recipe(name, verb="pretrain").groups,
     model=ModelSpec(),
     data=DataSpec(),
     recipe=Recipe.pretraining(),
     augment=Augment.light(),
+    run=RunSpec(),
     shared=("batch_size",),
 )
 def command(
@@ -38,16 +43,16 @@ def command(
     data: DataSpec,
     recipe: Recipe,
     augment: Augment,
+    run: RunSpec,
     output: Annotated[Path, typer.Option(help="folder of the run; made if it is not there")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="continue from the newest checkpoint in the output folder")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
     from rmeeto.pipeline.training import pretrain
 
-    run = pretrain(model, data, recipe, augment, output, resume=resume, watch=Screen())
-    last = run.epochs[-1]
-    text = f"top-1 {last['top1']:.2f} after {run.images} images in {run.seconds:.0f} s; the model is in {output}"
-    show(text, run.to_dict(), as_json=as_json)
+    with resumable():
+        record = pretrain(model, data, recipe, augment, output, spec=run, watch=Screen())
+    last = record.epochs[-1]
+    text = f"top-1 {last['top1']:.2f} after {record.images} images in {record.seconds:.0f} s; the model is in {output}"
+    if is_main():
+        show(text, record.to_dict(), as_json=as_json)

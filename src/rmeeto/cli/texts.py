@@ -112,3 +112,45 @@ def _native_text(native: Mapping[str, Any] | None) -> str:
     if native is None:
         return "none; scans and convolutions run their slow reference (the table says why)"
     return ", ".join(f"{key} {value}" for key, value in native.items())
+
+
+# Key of a table's row -> heading; shown where a row has it.
+_REPRODUCED = {
+    "unmerged": "un-merged",
+    "training_free": "merged",
+    "top1": "re-trained",
+    "top1_against_ordered": "against ordered",
+    "gflops_paper": "paper GFLOPs",
+    "minutes_8_h100": "min, 8 H100",
+    "minutes_16_h100": "min, 16 H100",
+    "minutes_32_h100": "min, 32 H100",
+}
+
+
+def reproduced_text(result: Mapping[str, Any]) -> str:
+    """A published table beside what was measured here, marked as what it is."""
+    rows = result["rows"]
+    published = [key for key in _REPRODUCED if any(key in row["published"] for row in rows)]
+    here = ("unmerged", "training_free", "top1")
+    headers = ["run", *(f"published: {_REPRODUCED[key]}" for key in published)]
+    headers += [*(f"here: {_REPRODUCED[key]}" for key in here), "here: paper GFLOPs", "here: min"]
+    cells = [
+        (
+            row["label"],
+            *(row["published"].get(key, "") for key in published),
+            *(f"{row['here'][key]:.1f}" for key in here),
+            f"{row['here']['gflops_paper']:.3f}",
+            f"{row['here']['minutes']:.1f}",
+        )
+        for row in rows
+    ]
+    images = rows[0]["here"]["images"]
+    how = (
+        f"here: {rows[0]['here']['model']} on the demo set, {images['train']} training and {images['validation']} "
+        "validation images of Fashion-MNIST: ANOTHER MODEL AND DATA SET than the published ones; only what is more and "
+        "what is less may be compared. Rows that differ in the model alone are one run here."
+        if result["scale"] == "demo"
+        else "here: as published, on this machine."
+    )
+    missing = f"Not in this table, because it is not recorded: {result['missing']}." if result["missing"] else ""
+    return "\n\n".join(filter(None, (result["about"], Table.of(headers, cells).to_text(), how, missing)))

@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING
 from rmeeto._lazy import lazily
 
 if TYPE_CHECKING:
+    from rmeeto.data.bad_images import BAD_IMAGES, BadImages
     from rmeeto.data.demo_set import DEMO_INPUT
-    from rmeeto.data.images import ImageSet, open_split
-    from rmeeto.data.loaders import Batches, Data, open_data, open_eval_batches
+    from rmeeto.data.images import ImageSet
+    from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
+    from rmeeto.data.opening import open_split
     from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
 
 _HOMES = {
     "Augment": "rmeeto.data.spec",
+    "BAD_IMAGES": "rmeeto.data.bad_images",
+    "BadImages": "rmeeto.data.bad_images",
     "Batches": "rmeeto.data.loaders",
     "DEMO_INPUT": "rmeeto.data.demo_set",
     "Data": "rmeeto.data.loaders",
@@ -30,23 +34,27 @@ _HOMES = {
     "ImageSet": "rmeeto.data.images",
     "InputSpec": "rmeeto.data.spec",
     "Share": "rmeeto.data.spec",
+    "Validation": "rmeeto.data.loaders",
     "open_data": "rmeeto.data.loaders",
-    "open_eval_batches": "rmeeto.data.loaders",
-    "open_split": "rmeeto.data.images",
+    "open_split": "rmeeto.data.opening",
+    "open_validation": "rmeeto.data.loaders",
 }
 
 __all__ = [
+    "BAD_IMAGES",
     "DEMO_INPUT",
     "Augment",
+    "BadImages",
     "Batches",
     "Data",
     "DataSpec",
     "ImageSet",
     "InputSpec",
     "Share",
+    "Validation",
     "open_data",
-    "open_eval_batches",
     "open_split",
+    "open_validation",
 ]
 
 __getattr__ = lazily(__name__, _HOMES)

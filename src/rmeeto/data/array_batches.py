@@ -52,6 +52,7 @@ class ArrayBatches:
         self._order = order
         self._batch_size = batch_size
         self._augment = augment
+        self._first = 0
         self._scale = 1 / (255 * torch.tensor(form.std).view(-1, 1, 1))
         self._shift = -torch.tensor(form.mean).view(-1, 1, 1) / torch.tensor(form.std).view(-1, 1, 1)
 
@@ -62,42 +63,58 @@ class ArrayBatches:
         """Say which epoch the next pass is: order and augmentation depend on it and on the seed alone."""
         self._order.set_epoch(epoch)
 
+    def skip(self, batches: int) -> None:
+        """Leave out this many batches of the next pass."""
+        self._first = batches
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices, seeds in self._order.in_batches(self._batch_size):
-            generator = torch.Generator().manual_seed(int(seeds[0]))
-            pixels = self._shaped(self._set.images[indices], generator)
+        first, self._first = self._first, 0
+        for indices, seeds in self._order.in_batches(self._batch_size, first):
+            draws = uniform(seeds, 8)
+            pixels = self._shaped(self._set.images[indices], draws[:3])
             images = torch.addcmul(self._shift, pixels.float(), self._scale)
             if self._augment.erasing:
-                images = erase(images, self._augment, generator)
+                images = erase(images, self._augment, draws[3:], seeds)
             yield images, self._set.labels[indices]
 
-    def _shaped(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def _shaped(self, pixels: Tensor, draws: Tensor) -> Tensor:
         if self._augment.crop == "padded" and self._augment.padding:
-            pixels = shift(pixels, self._augment.padding, generator)
+            pixels = shift(pixels, self._augment.padding, draws[:2])
         if self._augment.hflip:
-            pixels = mirror(pixels, self._augment.hflip, generator)
+            pixels = mirror(pixels, self._augment.hflip, draws[2])
         return pixels
 
 
-def shift(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """(b, c, h, w) -> the same shape, each image moved by up to `padding` pixels each way; zeros come in."""
+def uniform(seeds: Tensor, count: int) -> Tensor:
+    """(b,) seeds -> (count, b) numbers in [0, 1): an image's depend on its seed alone, not on its batch."""
+    generator = torch.Generator()
+    return torch.stack([torch.rand(count, generator=generator.manual_seed(seed)) for seed in seeds.tolist()], dim=1)
+
+
+def shift(pixels: Tensor, padding: int, draws: Tensor) -> Tensor:
+    """(b, c, h, w) -> the same shape, each image moved by up to `padding` pixels each way; zeros come in.
+
+    `draws` are (2, b) numbers in [0, 1).
+    """
     height, width = pixels.shape[2:]
     padded = functional.pad(pixels, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    top, left = torch.randint(0, 2 * padding + 1, (2, len(pixels)), generator=generator)
+    top, left = (draws * (2 * padding + 1)).long()
     return windows[torch.arange(len(pixels)), :, top, left]
 
 
-def mirror(pixels: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """(b, c, h, w) -> the same shape, some images left to right."""
-    chosen = torch.rand(len(pixels), generator=generator) < probability
+def mirror(pixels: Tensor, probability: float, draws: Tensor) -> Tensor:
+    """(b, c, h, w) -> the same shape, some images left to right; `draws` are (b,) numbers in [0, 1)."""
+    chosen = draws < probability
     return torch.where(chosen.view(-1, 1, 1, 1), pixels.flip(3), pixels)
 
 
-def erase(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """(b, c, h, w) normalised -> the same shape, in some images one rectangle filled (Random Erasing)."""
-    b, c, h, w = images.shape
-    draws = torch.rand(5, b, generator=generator)
+def erase(images: Tensor, augment: Augment, draws: Tensor, seeds: Tensor) -> Tensor:
+    """(b, c, h, w) normalised -> the same shape, in some images one rectangle filled (Random Erasing).
+
+    `draws` are (5, b) numbers in [0, 1); the (b,) seeds are those of what fills.
+    """
+    b, _, h, w = images.shape
     area = (_ERASED_AREA[0] + draws[0] * (_ERASED_AREA[1] - _ERASED_AREA[0])) * h * w
     low, high = (math.log(bound) for bound in _ERASED_ASPECT)
     aspect = torch.exp(low + draws[1] * (high - low))
@@ -107,11 +124,22 @@ def erase(images: Tensor, augment: Augment, generator: torch.Generator) -> Tenso
     left = (draws[3] * (w - wide + 1)).floor()
     rows, columns = torch.arange(h).view(1, h, 1), torch.arange(w).view(1, 1, w)
     inside = _between(rows, top, tall) & _between(columns, left, wide)
-    inside &= (draws[4] < augment.erasing).view(b, 1, 1)
-    shapes = {"const": (), "rand": (b, c, 1, 1), "pixel": (b, c, h, w)}
-    shape = shapes[augment.erasing_mode]
-    fill = torch.randn(shape, generator=generator) if shape else torch.zeros(())
-    return torch.where(inside.unsqueeze(1), fill, images)
+    chosen = draws[4] < augment.erasing
+    inside &= chosen.view(b, 1, 1)
+    return torch.where(inside.unsqueeze(1), _fill(images, augment, seeds, chosen), images)
+
+
+def _fill(images: Tensor, augment: Augment, seeds: Tensor, chosen: Tensor) -> Tensor:
+    """What erased rectangles show, for the chosen images; zeros for all others."""
+    b, c, h, w = images.shape
+    fill = torch.zeros(b, c, 1, 1) if augment.erasing_mode != "pixel" else torch.zeros(b, c, h, w)
+    if augment.erasing_mode == "const":
+        return fill
+    generator = torch.Generator()
+    for place in chosen.nonzero().flatten().tolist():
+        # Another seed than that of the image's other numbers.
+        fill[place].normal_(generator=generator.manual_seed(int(seeds[place]) ^ 0x9E3779B9))
+    return fill
 
 
 def _between(places: Tensor, start: Tensor, length: Tensor) -> Tensor:

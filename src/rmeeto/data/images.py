@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-import struct
 import weakref
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from rmeeto.data.bad_images import BadImage, BadImageError
+from rmeeto.data.decoding import UNREADABLE, decode, plain_picture, reason_of
 from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
-from rmeeto.data.locate import TRAIN_FOLDERS, VAL_FOLDERS, Source, locate, open_source
+from rmeeto.data.imagenet import is_flat, open_flat
+from rmeeto.data.locate import Source, locate, open_source
+from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
+from rmeeto.data.shards import ShardReader, find_shards
 from rmeeto.data.spec import DataSpec, Split
+from rmeeto.data.subset import subset
 from rmeeto.errors import DataError
-
-# What Pillow and tarfile raise for files that are no images, or only the first part of one.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageSet(ABC):
@@ -40,11 +42,15 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode one image, in its own colours and size; its label.
+        """Decode one image, grey or in colours, in its own size; its label.
 
         Raises:
-            DataError: the image cannot be read; the message names the file.
+            BadImageError: the image cannot be read; the message names the file.
         """
+
+    @abstractmethod
+    def targets(self) -> list[int]:
+        """Label of every image; no image is read."""
 
     @abstractmethod
     def part(self, indices: Sequence[int]) -> ImageSet:
@@ -77,6 +83,10 @@ class ArrayImages(ImageSet):
         pixels = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
         return Image.fromarray(pixels.numpy()), int(self.labels[index])
 
+    def targets(self) -> list[int]:
+        """Label of every image."""
+        return list(map(int, self.labels.tolist()))
+
     def part(self, indices: Sequence[int]) -> ArrayImages:
         """The images at these places, as a set."""
         chosen = torch.as_tensor(indices)
@@ -107,27 +117,31 @@ class FileImages(ImageSet):
         return len(self._indices)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode one image, in its own colours and size; its label."""
+        """Decode one image; its label."""
         self._reopen_after_fork()
-        place = self._indices[index]
         try:
-            file, label = self._reader[place]
-            with file, Image.open(file) as image:
-                image.load()
-                return image, int(label)
-        except _UNREADABLE as error:
-            raise DataError(
-                f"image {self._reader.filename(place)} of {self.name} cannot be read ({_reason(error)}); "
-                "repair or remove it"
-            ) from None
+            file, label = self._reader[self._indices[index]]
+            with file:
+                return decode(file), int(label)
+        except UNREADABLE as error:
+            raise BadImageError(BadImage(self.name, self.filename(index), reason_of(error))) from None
+
+    def targets(self) -> list[int]:
+        """Label of every image."""
+        every = _targets(self._reader)
+        return [every[place] for place in self._indices]
 
     def part(self, indices: Sequence[int]) -> FileImages:
         """The images at these places, as a set."""
         return FileImages(self.name, self._reader, [self._indices[i] for i in indices])
 
     def filename(self, index: int) -> str:
-        """Path of one image inside its set."""
-        return str(self._reader.filename(self._indices[index]))
+        """Path of one image inside its set; its number where it has none, as in a table."""
+        place = self._indices[index]
+        try:
+            return str(self._reader.filename(place) or place)
+        except UNREADABLE:
+            return str(place)
 
     def __getstate__(self) -> dict[str, Any]:
         # An open tar cannot be sent to a worker; it is opened again at the next read.
@@ -159,55 +173,73 @@ class TorchImages(ImageSet):
         self.name = name
         self.class_names = tuple(str(c[0] if isinstance(c, tuple) else c) for c in pairs.classes)
         self._pairs = pairs
+        if hasattr(pairs, "loader"):
+            pairs.loader = plain_picture
         self._indices = range(len(pairs)) if indices is None else indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode one image, in its own colours and size; its label."""
+        """Decode one image; its label."""
         try:
             image, label = self._pairs[self._indices[index]]
-        except _UNREADABLE as error:
-            raise DataError(
-                f"image {self._indices[index]} of {self.name} cannot be read ({_reason(error)}); repair or remove it"
-            ) from None
+        except UNREADABLE as error:
+            raise BadImageError(BadImage(self.name, self.filename(index), reason_of(error))) from None
         return image, int(label)
+
+    def targets(self) -> list[int]:
+        """Label of every image."""
+        every = getattr(self._pairs, "targets", None)
+        return [int(self._pairs[i][1] if every is None else every[i]) for i in self._indices]
+
+    def filename(self, index: int) -> str:
+        """Path of one image, or its number in a set that has none."""
+        place = self._indices[index]
+        samples = getattr(self._pairs, "samples", None) or getattr(self._pairs, "imgs", None)
+        return str(place if samples is None else samples[place][0])
 
     def part(self, indices: Sequence[int]) -> TorchImages:
         """The images at these places, as a set."""
         return TorchImages(self.name, self._pairs, [self._indices[i] for i in indices])
 
 
-def open_split(spec: DataSpec, split: Split) -> ImageSet:
-    """Open the training or the validation images.
+def open_numbered(source: Source, spec: DataSpec, split: Split) -> ImageSet:
+    """Open a set whose images can be asked for by number, or the part of it that is wanted.
 
     Raises:
-        DataError: they are missing, empty, of one class only, or of a kind that cannot be opened here.
+        DataError: it is missing, empty, or of a kind that cannot be opened here.
     """
-    images = _open(locate(spec, split), split)
+    images = _open(source, spec, split)
     if "" in images.class_names:
         raise DataError(f"{images.name} has images beside its class folders; put each image in the folder of a class")
-    if len(images.class_names) < 2:
-        raise DataError(f"{images.name} has one class only ({images.class_names[0]}); give two or more, a folder each")
-    limit = spec.train_limit if split == "train" else spec.val_limit
-    if limit is None or limit >= len(images):
-        return images
-    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
-    return images.part(drawn.sort().values.tolist())
+    return images if (part := subset(images, spec, split)) is None else images.part(part)
 
 
-def _open(source: Source, split: Split) -> ImageSet:
+def _open(source: Source, spec: DataSpec, split: Split) -> ImageSet:
     if source.reader == "demo":
         return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
-    opened = open_source(source)
+    if source.reader == "wds":
+        return FileImages(source.name, ShardReader(find_shards(Path(source.root or ""), source.split, split)))
+    if not source.reader and split == "val" and is_flat(Path(source.root or "")):
+        return FileImages(str(source.root), open_flat(Path(source.root or ""), _train_folder(spec)))
+    opened = open_source(source, spec)
     if hasattr(opened, "reader"):
-        images = FileImages(source.root or source.spelling, opened.reader)
-        _require_one_part(images)
+        images = FileImages(source.name, opened.reader)
+        if not source.reader:
+            _require_one_part(images)
         return images
     if hasattr(opened, "data") and hasattr(opened, "targets"):
-        return _held_in_memory(source.spelling, opened)
-    return TorchImages(source.spelling, opened)
+        return _held_in_memory(source.name, opened)
+    return TorchImages(source.name, opened)
+
+
+def _train_folder(spec: DataSpec) -> Path | None:
+    """Where the training images are; None where only others are asked for."""
+    try:
+        return Path(locate(spec, "train").root or "")
+    except DataError:
+        return None
 
 
 def _require_one_part(images: FileImages) -> None:
@@ -238,13 +270,14 @@ def _class_names(reader: Any) -> tuple[str, ...]:
     numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     if numbers:
         return tuple(sorted(numbers, key=numbers.__getitem__))
-    labels = set(reader.iter_targets())
+    labels = set(_targets(reader))
     if not all(isinstance(label, int) for label in labels):
         raise DataError(f"labels such as {next(iter(labels))!r} are no class numbers; name a set of integer labels")
     return tuple(str(label) for label in range(max(labels) + 1))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _targets(reader: Any) -> Sequence[int]:
+    """timm's readers keep labels in three ways."""
+    if hasattr(reader, "iter_targets"):
+        return list(reader.iter_targets())
+    return reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]

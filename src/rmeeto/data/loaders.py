@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rmeeto.data.array_batches import ArrayBatches, fits
 from rmeeto.data.augment import eval_transform, train_transform
-from rmeeto.data.decoded_batches import DecodedBatches
-from rmeeto.data.images import ArrayImages, ImageSet, open_split
-from rmeeto.data.order import ShuffledOrder, StraightOrder
+from rmeeto.data.bad_images import BadImages
+from rmeeto.data.decoded_batches import DecodedBatches, Reading
+from rmeeto.data.images import ArrayImages, ImageSet
+from rmeeto.data.opening import open_split
+from rmeeto.data.order import Order, ShuffledOrder, StraightOrder
 from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
+from rmeeto.data.streams import StreamImages, StreamOrder
 from rmeeto.errors import DataError
 
 _WHOLE = Share()
@@ -38,6 +41,9 @@ class Batches(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is: its images are a function of the seed and this number."""
 
+    def skip(self, batches: int) -> None:
+        """Leave out this many batches of the next pass, without reading their images."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -48,12 +54,14 @@ class Data:
         form: the images that the model takes.
         train: the training images.
         val: the validation images.
+        bad: the images that could not be read so far.
     """
 
     spec: DataSpec
     form: InputSpec
     train: ImageSet
     val: ImageSet
+    bad: BadImages = field(default_factory=lambda: BadImages(0.0))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -74,21 +82,22 @@ class Data:
             share: the part of this process; `batch_size` is per process.
 
         Raises:
-            DataError: while iterating, when an image cannot be read.
+            DataError: while iterating, when too many images cannot be read.
         """
-        order = ShuffledOrder(len(self.train), seed, share, augment.repeats)
+        order = _train_order(self.train, seed, share, augment.repeats)
         if isinstance(self.train, ArrayImages) and fits(self.train, self.form, augment):
             return ArrayBatches(self.train, self.form, order, self.spec.batch_size, augment)
         transform = train_transform(self.form, augment)
-        return DecodedBatches(self.train, transform, order, self.spec.batch_size, self.spec.workers)
+        reading = _reading(self.spec, self.bad, replaces=True)
+        return DecodedBatches(self.train, transform, order, self.spec.batch_size, reading)
 
     def eval_batches(self, share: Share = _WHOLE) -> Batches:
         """The validation images, first to last, each once.
 
         Raises:
-            DataError: while iterating, when an image cannot be read.
+            DataError: while iterating, when too many images cannot be read.
         """
-        return _eval_batches(self.val, self.spec, self.form, share)
+        return _eval_batches(self.val, self.spec, self.form, share, self.bad)
 
 
 def open_data(spec: DataSpec, form: InputSpec) -> Data:
@@ -100,25 +109,57 @@ def open_data(spec: DataSpec, form: InputSpec) -> Data:
     train, val = open_split(spec, "train"), open_split(spec, "val")
     if train.class_names != val.class_names:
         raise DataError(_difference(train, val))
-    return Data(spec, form, train, val)
+    return Data(spec, form, train, val, BadImages(spec.max_bad_images))
 
 
-def open_eval_batches(spec: DataSpec, form: InputSpec, share: Share = _WHOLE) -> tuple[ImageSet, Batches]:
-    """Open the validation images alone: the set (class names, number) and its batches.
+@dataclass(frozen=True)
+class Validation:
+    """Validation images alone.
+
+    Attributes:
+        images: the set.
+        batches: all of it, first to last.
+        bad: the images that could not be read so far.
+    """
+
+    images: ImageSet
+    batches: Batches
+    bad: BadImages
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One per label."""
+        return self.images.class_names
+
+
+def open_validation(spec: DataSpec, form: InputSpec, share: Share = _WHOLE) -> Validation:
+    """Open the validation images alone.
 
     Raises:
         DataError: they are missing, empty or of one class only.
     """
-    images = open_split(spec, "val")
-    return images, _eval_batches(images, spec, form, share)
+    images, bad = open_split(spec, "val"), BadImages(spec.max_bad_images)
+    return Validation(images, _eval_batches(images, spec, form, share, bad), bad)
 
 
-def _eval_batches(images: ImageSet, spec: DataSpec, form: InputSpec, share: Share) -> Batches:
-    order = StraightOrder(len(images), share)
+def _train_order(images: ImageSet, seed: int, share: Share, repeats: int) -> Order:
+    if isinstance(images, StreamImages):
+        return StreamOrder(images, share, seed, repeats)
+    return ShuffledOrder(len(images), seed, share, repeats)
+
+
+def _reading(spec: DataSpec, bad: BadImages, *, replaces: bool) -> Reading:
+    return Reading(spec.workers, spec.prefetch, bad, replaces)
+
+
+def _eval_batches(images: ImageSet, spec: DataSpec, form: InputSpec, share: Share, bad: BadImages) -> Batches:
+    order: Order = StraightOrder(len(images), share)
+    if isinstance(images, StreamImages):
+        order = StreamOrder(images, share)
     size = spec.val_batch_size or spec.batch_size
     if isinstance(images, ArrayImages) and fits(images, form, None):
         return ArrayBatches(images, form, order, size, Augment.none())
-    return DecodedBatches(images, eval_transform(form), order, size, spec.workers)
+    return DecodedBatches(images, eval_transform(form), order, size, _reading(spec, bad, replaces=False))
 
 
 def _difference(train: ImageSet, val: ImageSet) -> str:

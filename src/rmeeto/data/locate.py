@@ -10,15 +10,14 @@ from typing import Any
 
 from timm.data import create_dataset
 
+from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.errors import DataError
 
-TRAIN_FOLDERS = ("train", "training")
-VAL_FOLDERS = ("validation", "val", "valid", "eval", "evaluation", "test")
-
-# timm's prefixes, each with the library that its reader imports.
-_READERS = {"torch": "torchvision", "hfds": "datasets"}
-_STREAMS = ("hfids", "tfds", "wds")
+# timm's prefixes, each with the library that is imported for it.
+_READERS = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "wds": None}
+# Where ImageNet's own archive and Kaggle's copy keep train/ and val/.
+_IMAGENET = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Source:
 
     Attributes:
         spelling: what the user wrote.
-        reader: "demo", a name of timm's readers, or "" for a folder or a tar.
+        reader: "demo", a name of timm's readers, "wds" for shards, or "" for a folder or a tar.
         root: folder or file; None where the reader needs none.
         split: name of the part, for named readers.
     """
@@ -36,6 +35,18 @@ class Source:
     reader: str
     root: str | None
     split: str
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the folder, or what the user wrote and the part."""
+        if not self.reader or self.reader == "demo":
+            return self.root or self.spelling
+        return f"{self.spelling} {self.split}".rstrip() if self.split else f"{self.spelling} (validation)"
+
+    @property
+    def streams(self) -> bool:
+        """Whether its images can only be read one after another."""
+        return self.reader.startswith("hfids/") or (self.reader == "wds" and _is_address(self.root or ""))
 
 
 def locate(spec: DataSpec, split: Split) -> Source:
@@ -49,10 +60,10 @@ def locate(spec: DataSpec, split: Split) -> Source:
     if spelling == "demo":
         return Source(spelling, "demo", None, split)
     prefix = spelling.partition("/")[0].lower()
-    if prefix in _STREAMS and not Path(spelling).exists():
-        raise DataError(
-            f"data {spelling!r} is a stream, whose epochs cannot be repeated; unpack it into folders or use hfds/"
-        )
+    if prefix == "tfds" and not Path(spelling).exists():
+        raise DataError(f"data {spelling!r} needs TensorFlow, which is not read here; most such sets are in hfds/ too")
+    if prefix == "wds" and not Path(spelling).exists():
+        return _shards(spelling, _split_name(spec, split) if split == "train" else spec.val_split or "")
     if prefix in _READERS and not Path(spelling).exists():
         return _named(spelling, prefix, _split_name(spec, split))
     path = _existing(spelling)
@@ -63,14 +74,17 @@ def locate(spec: DataSpec, split: Split) -> Source:
     return Source(spelling, "", str(path), split)
 
 
-def open_source(source: Source) -> Any:
+def open_source(source: Source, spec: DataSpec) -> Any:
     """Make timm's data set.
 
     Raises:
         DataError: timm's reader refuses: nothing there, no image, an unknown name, a broken tar.
     """
+    keys = {"input_key": spec.input_key, "target_key": spec.target_key} if source.reader.startswith("hfds/") else {}
     try:
-        return create_dataset(source.reader, root=source.root, split=source.split, search_split=False, download=False)
+        return create_dataset(
+            source.reader, root=source.root, split=source.split, search_split=False, download=False, **keys
+        )
     except (OSError, RuntimeError, AssertionError, ValueError, TarError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise DataError(f"data {source.spelling} cannot be opened ({reason}); {_cure(source)}") from None
@@ -86,12 +100,29 @@ def _cure(source: Source) -> str:
 
 def _named(spelling: str, prefix: str, split: str) -> Source:
     name, _, root = spelling.partition(":")
-    library = _READERS[prefix]
-    if importlib.util.find_spec(library) is None:
-        raise DataError(f"data {spelling!r} needs the library {library!r}; install it with pip")
+    _require(_READERS[prefix], spelling)
     if prefix == "torch" and not root:
         raise DataError(f"data {spelling!r} names no folder; write {name}:FOLDER with the one torchvision keeps it in")
     return Source(spelling, name, root or None, split)
+
+
+def _shards(spelling: str, split: str) -> Source:
+    """wds/FOLDER, wds/:FOLDER or the same with an address."""
+    root = spelling.partition("/")[2].removeprefix(":")
+    if _is_address(root):
+        _require("webdataset", spelling)
+    elif not Path(root).is_dir():
+        raise DataError(f"data {spelling!r} names no folder of shards; write wds/FOLDER, or wds/ and an address")
+    return Source(spelling, "wds", root, split)
+
+
+def _is_address(root: str) -> bool:
+    return "://" in root or root.startswith("pipe:")
+
+
+def _require(library: str | None, spelling: str) -> None:
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise DataError(f"data {spelling!r} needs the library {library!r}; install it with pip, or as rmeeto[datasets]")
 
 
 def _split_name(spec: DataSpec, split: Split) -> str:
@@ -116,9 +147,10 @@ def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool)
     """The folder of one part: root/train and the like where it exists, else the root itself where that is meant."""
     asked = spec.train_split if split == "train" else spec.val_split
     names = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
-    for name in (asked, *names):
-        if name and (root / name).is_dir():
-            return root / name
+    for place in _IMAGENET:
+        for name in (asked, *names):
+            if name and (root / place / name).is_dir():
+                return root / place / name
     others = [name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS) if (root / name).is_dir()]
     if split == "val" and not separate:
         raise DataError(

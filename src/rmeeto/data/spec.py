@@ -27,40 +27,77 @@ class DataSpec:
 
     Attributes:
         data: "demo", a folder with one folder per class (or with train/ and val/ above them), a .tar of such
-            a folder, or a name of timm's readers with its folder after a colon, such as torch/cifar10:sets/.
+            a folder, wds/FOLDER for shards of WebDataset, or a name of timm's readers with its folder after a
+            colon: torch/cifar10:sets/, hfds/NAME or, as a stream, hfids/NAME or wds/ADDRESS.
         val_data: the validation images, where they are not in `data` as val/, validation/, valid/ or test/.
-        train_split: name of the training part of a named set.
+        train_split: name of the training part of a named set, or its shards such as train-{0000..0031}.tar.
         val_split: name of the validation part; by default what the reader calls it.
+        input_key: column of the images in a table of hfds/ or hfids/; by default image.
+        target_key: column of the labels there; by default label.
+        train_size: images of a training epoch, where a stream does not say how many it has.
+        val_size: images of the validation part of a stream.
+        num_classes: number of classes, where a stream does not say it.
         batch_size: images per training batch.
         val_batch_size: images per validation batch; by default `batch_size`.
         workers: processes that decode and augment images; sets held in memory need none.
+        prefetch: batches that each worker prepares ahead.
         train_limit: use only this many training images, drawn once for all.
+        train_share: use only this share of the training images, the same of every class (at least one image).
+        subset_seed: chooses the images of train_limit and train_share.
         val_limit: use only this many validation images, drawn once for all.
+        max_bad_images: share of the images that may be unreadable; such images are listed in the run's
+            bad_images.jsonl, training shows others of their batch instead, evaluation leaves them out.
     """
 
     data: str = "demo"
     val_data: str | None = None
     train_split: str = "train"
     val_split: str | None = None
+    input_key: str | None = None
+    target_key: str | None = None
+    train_size: int | None = None
+    val_size: int | None = None
+    num_classes: int | None = None
     batch_size: int = 128
     val_batch_size: int | None = None
     workers: int = 0
+    prefetch: int = 2
     train_limit: int | None = None
+    train_share: float | None = None
+    subset_seed: int = 0
     val_limit: int | None = None
+    max_bad_images: float = 0.001
 
     def __post_init__(self) -> None:
         if not self.data:
             raise SettingsError("data is empty; name a folder, a .tar, 'demo' or a set such as torch/cifar10:sets/")
-        for name in ("batch_size", "val_batch_size", "train_limit", "val_limit"):
+        for name in ("batch_size", "val_batch_size", "train_limit", "val_limit", "train_size", "val_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} {value} is not a number of images; give 1 or more")
+        if self.num_classes is not None and self.num_classes < 2:
+            raise SettingsError(f"num_classes {self.num_classes} tells nothing apart; give 2 or more")
         if self.workers < 0:
             raise SettingsError(f"workers {self.workers} is negative; give 0 to read in the main process")
+        if self.prefetch < 1:
+            raise SettingsError(f"prefetch {self.prefetch} prepares nothing; give 1 batch or more")
+        if not 0 <= self.max_bad_images <= 1:
+            raise SettingsError(f"max_bad_images {self.max_bad_images} is not a share; give 0 to 1")
+        self._check_subset()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a record keeps them."""
         return dataclasses.asdict(self)
+
+    def _check_subset(self) -> None:
+        if self.train_share is not None and not 0 < self.train_share <= 1:
+            raise SettingsError(f"train_share {self.train_share} is not a share of the images; give one in (0, 1]")
+        if self.train_share is not None and self.train_limit is not None:
+            raise SettingsError(
+                f"train_share {self.train_share} and train_limit {self.train_limit} both choose a part; give one"
+            )
+        if self.subset_seed < 0:
+            raise SettingsError(f"subset_seed {self.subset_seed} is negative; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -210,14 +247,18 @@ class Share:
     Attributes:
         index: number of this process, from 0.
         count: number of processes.
+        accumulate: batches of one process that make one training step.
     """
 
     index: int = 0
     count: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise SettingsError(f"share {self.index} of {self.count} does not exist; shares count from 0")
+        if self.accumulate < 1:
+            raise SettingsError(f"accumulate {self.accumulate} is less than 1; 1 makes a step of every batch")
 
 
 def _check_interpolation(name: str, *more: str) -> None:

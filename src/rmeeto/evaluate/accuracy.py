@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ def accuracy(
     *,
     device: torch.device | str = _CPU,
     progress: Callable[[int], None] | None = None,
+    total: Callable[[Sequence[float]], Sequence[float]] | None = None,
 ) -> Accuracy:
     """Top-1 and top-5 accuracy over all batches.
 
@@ -31,6 +33,8 @@ def accuracy(
         batches: pairs of images and (b,) int64 labels.
         device: where the model is.
         progress: called after each batch with the number of images done so far.
+        total: adds numbers up over several processes, each of which has other batches; all of them call this function
+            together and get the same result.
 
     Returns:
         Percentages of all images; with fewer than five classes top-5 is 100.
@@ -40,19 +44,21 @@ def accuracy(
         ShapeError: a label is none of the model's classes.
     """
     started = time.perf_counter()
-    total = _Sums()
+    sums = _Sums()
     with evaluating(model):
         for images, labels in batches:
-            total = total + _judge(model(images.to(device)), labels.to(device))
+            sums = sums + _judge(model(images.to(device)), labels.to(device))
             if progress is not None:
-                progress(total.images)
-    if not total.images:
+                progress(int(sums.images))
+    if total is not None:
+        sums = _Sums(*total(dataclasses.astuple(sums)))
+    if not sums.images:
         raise DataError("there are no images to evaluate on; name a set that has some")
     return Accuracy(
-        top1=100 * total.first / total.images,
-        top5=100 * total.within_five / total.images,
-        loss=total.loss / total.images,
-        images=total.images,
+        top1=100 * sums.first / sums.images,
+        top5=100 * sums.within_five / sums.images,
+        loss=sums.loss / sums.images,
+        images=int(sums.images),
         seconds=time.perf_counter() - started,
     )
 
@@ -61,10 +67,10 @@ def accuracy(
 class _Sums:
     """Numbers of images, and their losses added up."""
 
-    first: int = 0
-    within_five: int = 0
+    first: float = 0
+    within_five: float = 0
     loss: float = 0.0
-    images: int = 0
+    images: float = 0
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import rmeeto
 from rmeeto.errors import RmeetoError, ScheduleError, WeightsError
 from rmeeto.hub.weights import read_weights
-from rmeeto.models.origins import find
+from rmeeto.models.configs import TIMM_NAMES, is_name, short_name
 from rmeeto.records import read_json, to_json, write_together
 from rmeeto.schedule import Schedule
 
@@ -31,7 +31,7 @@ class Bundle:
     """What a model's folder holds.
 
     Attributes:
-        architecture: the name that `rmeeto.create` takes; config.json has timm's, where it differs.
+        architecture: the short name that `rmeeto.create` takes; config.json has timm's, older ones the short name.
         model_args: sizes that differ from the named ones.
         schedule: tokens that leave after each block; None for an un-merged model.
         reduction: the settings of the merging as plain values; None for the defaults.
@@ -78,7 +78,7 @@ def save_bundle(
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     config = {
-        "architecture": _timm_name(architecture),
+        "architecture": TIMM_NAMES.get(architecture, architecture),
         "num_classes": _num_classes(model, input),
         **_num_features(model),
         "model_args": dict(model_args),
@@ -123,14 +123,9 @@ def read_bundle(folder: Path | str) -> Bundle:
     )
 
 
-def _timm_name(architecture: str) -> str:
-    origin = find(architecture)
-    return origin.model if origin else architecture
-
-
 def _short_name(architecture: str) -> str:
-    origin = find(architecture)
-    return origin.short if origin else architecture
+    """Of a folder; an unknown name is left for whoever builds the model to tell."""
+    return short_name(architecture) if is_name(architecture) else architecture
 
 
 def _num_classes(model: nn.Module, input_config: Mapping[str, Any]) -> Any:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.models.configs import VimConfig
-from rmeeto.ops import Direction, bimamba, linear
+from rmeeto.models.layers import Linear
+from rmeeto.ops import Direction, bimamba
 from rmeeto.tokens import Features, TimeSteps
 
 
@@ -69,13 +70,6 @@ class Mixer(nn.Module):
     def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, D: Tensor) -> Direction:
         assert conv.bias is not None
         return Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D)
-
-
-class Linear(nn.Linear):
-    """A linear layer whose product the fastest library at hand makes (`rmeeto.ops.linear`)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
 
 
 def _initial_log_rates(e: int, s: int) -> Tensor:

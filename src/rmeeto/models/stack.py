@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rmeeto.models.configs import VimConfig
+from rmeeto.models.layers import RMSNorm
 from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
@@ -20,7 +21,7 @@ class Block(nn.Module):
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
         self.mixer = Mixer(config)
-        self.norm = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.embed_dim, eps=config.norm_eps)
         self.drop_path = DropPath(0.0)
 
     def forward(self, tokens: Tokens) -> Tokens:

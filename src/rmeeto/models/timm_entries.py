@@ -13,7 +13,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from rmeeto.models.configs import CONFIGS, TIMM_NAMES, VimConfig, config_of, short_name
+from rmeeto.models.configs import TIMM_NAMES, VimConfig, config_of
 from rmeeto.models.origins import ORIGINS, Origin, find
 
 # Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
@@ -36,19 +36,8 @@ def _described(config: VimConfig) -> dict[str, Any]:
 
 
 def _published(origin: Origin) -> dict[str, Any]:
-    """The same with published weights."""
-    return {
-        **_described(CONFIGS[short_name(origin.model)]),
-        "crop_pct": origin.crop_pct,
-        "mean": origin.mean,
-        "std": origin.std,
-        "interpolation": origin.interpolation,
-        "hf_hub_id": origin.repo,
-        "hf_hub_filename": origin.file,
-        "license": origin.licence,
-        "origin_url": f"https://huggingface.co/{origin.repo}",
-        "paper_ids": tuple(f"arXiv:{paper}" for paper in origin.papers),
-    }
+    """timm's `pretrained_cfg` of published weights."""
+    return {**origin.pretrained_cfg, "hf_hub_id": origin.repo, "hf_hub_filename": origin.file}
 
 
 # Weights that were re-trained with merged tokens are not here, for timm knows no schedule: `rmeeto.load` has them.

@@ -1,6 +1,6 @@
 """The operators of a Vision Mamba, each behind one face.
 
-Selective scan, causal convolution, both with their projections as one bidirectional core, and the linear layer.
+Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm.
 
 Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel. The native form
 is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
@@ -11,6 +11,7 @@ from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_back
 from rmeeto.ops.bimamba import Direction, bimamba
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
+from rmeeto.ops.rms_norm import rms_norm
 from rmeeto.ops.selective_scan import selective_scan
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "linear",
     "native_info",
     "report",
+    "rms_norm",
     "selective_scan",
     "use_backend",
     "use_instruction_set",

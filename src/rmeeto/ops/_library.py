@@ -13,7 +13,8 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 2
+ABI = 3
+KERNELS = tuple(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward"))
 CHUNK = 16  # tokens between two kept states
 CHANNEL_PAD = 16  # kept states are padded to a multiple of this many channels
 CURE = "install a C++17 compiler (g++ or clang++) and install rmeeto again"
@@ -133,7 +134,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     for name in ("rmeeto_isa_name", "rmeeto_isa_runs", "rmeeto_isa_use"):
         getattr(lib, name).argtypes = [ctypes.c_int64]
     lib.rmeeto_isa_runs.restype = ctypes.c_int64
-    for name in ("rmeeto_scan_forward", "rmeeto_scan_backward", "rmeeto_conv_forward", "rmeeto_conv_backward"):
+    for name in KERNELS:
         getattr(lib, name).argtypes = [ctypes.c_char_p, ctypes.c_int64]
     lib.rmeeto_map.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     lib.rmeeto_map.restype = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ _SCAN_FORWARD = struct.Struct(f"={_SCAN_INPUTS}4q")  # y, states
 _SCAN_BACKWARD = struct.Struct(f"={_SCAN_INPUTS}23q")  # states, dy, five walks, four gradients
 _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
+_NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
+_NORM_BACKWARD = struct.Struct("=4qd9q")  # the same inputs, dy, two gradients
 
 
 class ScanInputs(NamedTuple):
@@ -137,15 +139,51 @@ class ConvBackward(NamedTuple):
         return [*held, dy], _CONV_BACKWARD.pack(*sizes, *fields, *walk(dy), *gradients)
 
 
+class NormForward(NamedTuple):
+    """One forward call: y is written."""
+
+    x: Tensor
+    weight: Tensor
+    eps: float
+    y: Tensor
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        x, weight = rows(self.x), dense(self.weight)
+        sizes = (*self.x.shape, torch.get_num_threads(), self.eps)
+        return [x, weight], _NORM_FORWARD.pack(*sizes, *walk(x), address(weight), address(self.y))
+
+
+class NormBackward(NamedTuple):
+    """One backward call: every gradient that is there is written."""
+
+    x: Tensor
+    weight: Tensor
+    eps: float
+    dy: Tensor
+    dx: Tensor | None
+    dweight: Tensor | None
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        x, weight, dy = rows(self.x), dense(self.weight), rows(self.dy)
+        sizes = (*self.x.shape, torch.get_num_threads(), self.eps)
+        gradients = (address(self.dx), address(self.dweight))
+        return [x, weight, dy], _NORM_BACKWARD.pack(*sizes, *walk(x), address(weight), *walk(dy), *gradients)
+
+
 _KERNELS = {
     ScanForward: "rmeeto_scan_forward",
     ScanBackward: "rmeeto_scan_backward",
     ConvForward: "rmeeto_conv_forward",
     ConvBackward: "rmeeto_conv_backward",
+    NormForward: "rmeeto_norm_forward",
+    NormBackward: "rmeeto_norm_backward",
 }
 
 
-def run(calls: Sequence[ScanForward | ScanBackward | ConvForward | ConvBackward]) -> None:
+Call: TypeAlias = ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward
+
+
+def run(calls: Sequence[Call]) -> None:
     """Run one or two calls of one kind and the same (batch, tokens, channels), each task one after the other."""
     packed = [each.pack() for each in calls]
     call(_KERNELS[type(calls[0])], b"".join(fields for _held, fields in packed), len(calls))

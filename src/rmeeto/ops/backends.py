@@ -18,7 +18,7 @@ from torch import Tensor
 from rmeeto.errors import BackendError
 from rmeeto.ops import _library, _onednn
 
-OPS = ("selective_scan", "causal_conv", "bimamba")
+OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm")
 NAMES = ("auto", "native", "reference")
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rmeeto.pipeline.listing import list_models
     from rmeeto.pipeline.measuring import benchmark, doctor, evaluate
     from rmeeto.pipeline.publishing import push_to_hub
+    from rmeeto.pipeline.reproducing import reproduce
     from rmeeto.pipeline.retraining import retrain
     from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
     from rmeeto.pipeline.training import pretrain
@@ -36,6 +37,7 @@ _HOMES = {
     "list_models": "rmeeto.pipeline.listing",
     "pretrain": "rmeeto.pipeline.training",
     "push_to_hub": "rmeeto.pipeline.publishing",
+    "reproduce": "rmeeto.pipeline.reproducing",
     "retrain": "rmeeto.pipeline.retraining",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "list_models",
     "pretrain",
     "push_to_hub",
+    "reproduce",
     "retrain",
 ]
 

@@ -71,7 +71,7 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
     )
     note = f"A quick run: accuracies on {len(data.val)} images mean little." if quick else None
     job = Job(opened, data, schedule, Settings(), recipe, Augment.light(), speed, output, both_places=True, note=note)
-    return carry_out(job, resume=False, watch=watch)
+    return carry_out(job, watch=watch)
 
 
 def _make_room(output: Path) -> None:

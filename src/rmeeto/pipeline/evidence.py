@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto.data import Data
+from rmeeto.data import Augment, Data
 from rmeeto.errors import SettingsError
 from rmeeto.evaluate import counted_cost, measure_speed, published_cost
 from rmeeto.models import Vim
@@ -21,8 +22,10 @@ from rmeeto.pipeline.specs import SpeedSpec
 from rmeeto.pipeline.watch import Watch
 from rmeeto.records import Accuracy, Cost, MergedImage, Speed, write_json
 from rmeeto.reduction import Settings, attach, attached, detach, feature_width, trace
-from rmeeto.report import draw_sheet, draw_tokens, write_picture
+from rmeeto.report import draw_batch, draw_sheet, draw_tokens, write_picture
 from rmeeto.schedule import Schedule, removable
+
+FIRST_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,14 @@ def picture_tokens(model: Vim, data: Data, output: Path, *, images: int) -> None
     for number, (image, record) in enumerate(zip(pixels, records, strict=True)):
         write_picture(output / "tokens" / f"{number:02d}.png", draw_tokens(image, record))
     write_picture(output / "tokens.png", draw_sheet(pixels, records))
+
+
+def picture_first_batch(data: Data, augment: Augment, seed: int, path: Path) -> None:
+    """Draw the first images that a run will be trained on, augmented, with their labels."""
+    few = dataclasses.replace(data.spec, batch_size=min(FIRST_IMAGES, len(data.train)), workers=0)
+    images, labels = next(iter(dataclasses.replace(data, spec=few).train_batches(augment, seed)))
+    names = data.class_names
+    write_picture(path, draw_batch(list(_pixels(images, data)), [names[label] for label in labels.tolist()]))
 
 
 def _some_images(data: Data, count: int) -> tuple[Tensor, Tensor]:

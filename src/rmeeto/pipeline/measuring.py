@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-from rmeeto.data import Batches, DataSpec, ImageSet, open_eval_batches
+from rmeeto.data import DataSpec, open_validation
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.models import Vim
 from rmeeto.ops import native_info, report
@@ -40,10 +39,13 @@ def evaluate(
     """
     watch = watch or Unwatched()
     require_trained(model)
-    opened, val = open_with_images(model, lambda form: _Validation(*open_eval_batches(data, form)), watch)
+    opened, val = open_with_images(model, lambda form: open_validation(data, form), watch)
     chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
     with watch.counting("evaluating", len(val.images)) as advance:
-        return accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
+        found = accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
+    if (bad := val.bad.summary()) is not None:
+        watch.stage(bad)
+    return found
 
 
 def benchmark(
@@ -106,18 +108,6 @@ def doctor() -> dict[str, Any]:
         "native": None if native is None else dataclasses.asdict(native),
         "backends": [dataclasses.asdict(line) for line in report()],
     }
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The validation images alone."""
-
-    images: ImageSet
-    batches: Batches
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.class_names
 
 
 def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings | None) -> Vim:

@@ -11,17 +11,20 @@ from rmeeto.data import Augment, Data, DataSpec, open_data
 from rmeeto.evaluate import environment
 from rmeeto.pipeline.evidence import costs_of, merged_copy, picture_tokens, row_of, speeds_of, unmerged_copy
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, require_trained
+from rmeeto.pipeline.recipes import to_toml, typed
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
-from rmeeto.pipeline.training import require_run, run_training, validation, write_model
+from rmeeto.pipeline.training import keep_recipe, require_run, run_training, validation, write_model
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Run, Speed, write_json
 from rmeeto.reduction import Settings
 from rmeeto.report import read_evidence, write_charts, write_report
-from rmeeto.retrain import Recipe
+from rmeeto.retrain import Recipe, RunSpec
+from rmeeto.retrain.engine import Processes
 from rmeeto.schedule import Schedule
 
 RESULT = "result.json"
 PICTURES = 12
+_DEFAULT = RunSpec()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Job:
         recipe, augment: how it is re-trained.
         speed: how it is timed.
         output: folder for all that is made.
+        spec: how the run is carried out.
+        asked: all settings as a recipe's text, which the folder keeps.
         both_places: whether the other rule for the class token's place is evaluated as well.
         note: what a reader of the result must know, one sentence.
     """
@@ -47,8 +52,10 @@ class Job:
     augment: Augment
     speed: SpeedSpec
     output: Path
+    spec: RunSpec = _DEFAULT
     both_places: bool = False
     note: str | None = None
+    asked: str | None = None
 
 
 def retrain(
@@ -61,7 +68,7 @@ def retrain(
     speed: SpeedSpec,
     output: Path,
     *,
-    resume: bool = False,
+    spec: RunSpec = _DEFAULT,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Make a trained model faster: merge, re-train, measure.
@@ -75,30 +82,36 @@ def retrain(
         augment: how training images vary.
         speed: how speed is measured.
         output: gets the faster model, result.json, report.html and the run's files.
-        resume: continue from the newest checkpoint in `output`.
+        spec: how the run is carried out. Under torchrun all processes call this; the main one measures, writes, tells.
         watch: told how it goes.
 
     Returns:
-        what result.json holds.
+        what result.json holds; nothing in processes that are not the main one.
 
     Raises:
         RmeetoError: a kind of it for each input that cannot be.
     """
     require_trained(model)
     watch = watch or Unwatched()
-    fitted = fitting(data, recipe.micro_batch())
-    opened, opened_data = open_with_images(model, lambda form: open_data(fitted, form), watch)
+    data = fitting(data, recipe.micro_batch(Processes().count))
+    opened, opened_data = open_with_images(model, lambda form: open_data(data, form), watch)
     built = schedule.build(opened.model.num_tokens, opened.model.config.depth, protected=opened.model.num_protected)
     opened = dataclasses.replace(opened, model=unmerged_copy(opened.model))
-    job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output))
-    return carry_out(job, resume=resume, watch=watch)
+    values = {"model": model, "data": data, "schedule": schedule, "settings": settings, "recipe": recipe}
+    asked = to_toml("retrain", {**values, "augment": augment, "speed": speed}, command=typed())
+    job = Job(opened, opened_data, built, settings, recipe, augment, speed, Path(output), spec, asked=asked)
+    return carry_out(job, watch=watch)
 
 
-def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
+def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
     """Evaluate, merge, evaluate, re-train, evaluate, measure, and write it all down."""
+    processes = Processes()
+    watch = watch if processes.is_main else Unwatched()
     unmerged = job.opened.model
     student = dataclasses.replace(job.opened, model=merged_copy(unmerged, job.schedule, job.settings))
-    require_run(student, unmerged, job.data, job.recipe, job.augment, job.output, resume=resume)
+    require_run(student, unmerged, job.data, job.recipe, job.augment, job.output, job.spec)
+    if processes.is_main and job.asked is not None:
+        keep_recipe(job.asked, job.output, job.spec)
     validate = validation(job.data, watch)
     models = {"unmerged": unmerged, "merged": merged_copy(unmerged, job.schedule, job.settings)}
     if job.both_places:
@@ -108,9 +121,11 @@ def carry_out(job: Job, *, resume: bool, watch: Watch) -> dict[str, Any]:
     for name, model in models.items():
         accuracies[name] = validate(model)
         watch.stage(f"{name.replace('_', ' ')}: top-1 {accuracies[name].top1:.2f} on {accuracies[name].images} images")
-    run = run_training(student, unmerged, job.data, job.recipe, job.augment, job.output, resume=resume, watch=watch)
+    run = run_training(student, unmerged, job.data, job.recipe, job.augment, job.output, job.spec, watch=watch)
     models["retrained"] = student.model
     accuracies["retrained"] = validate(student.model)
+    if not processes.is_main:
+        return {}
     watch.stage(
         f"re-trained: top-1 {accuracies['retrained'].top1:.2f} after {run.images} images in {run.seconds:.0f} s"
     )

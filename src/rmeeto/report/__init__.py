@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rmeeto.report.charts import CHARTS, write_charts
     from rmeeto.report.evidence import Evidence, read_evidence
     from rmeeto.report.page import write_report
-    from rmeeto.report.pictures import draw_sheet, draw_tokens, write_picture
+    from rmeeto.report.pictures import draw_batch, draw_sheet, draw_tokens, write_picture
     from rmeeto.report.table import Table, result_table
     from rmeeto.report.words import duration, verdict
 
@@ -18,6 +18,7 @@ _HOMES = {
     "CHARTS": "rmeeto.report.charts",
     "Evidence": "rmeeto.report.evidence",
     "Table": "rmeeto.report.table",
+    "draw_batch": "rmeeto.report.pictures",
     "draw_sheet": "rmeeto.report.pictures",
     "draw_tokens": "rmeeto.report.pictures",
     "duration": "rmeeto.report.words",
@@ -33,6 +34,7 @@ __all__ = [
     "CHARTS",
     "Evidence",
     "Table",
+    "draw_batch",
     "draw_sheet",
     "draw_tokens",
     "duration",

@@ -86,6 +86,34 @@ def draw_sheet(
     return sheet
 
 
+def draw_batch(images: Sequence[Pixels], labels: Sequence[str], *, columns: int = 8, side: int = 112) -> Image.Image:
+    """Images as they come, each with its label below.
+
+    Args:
+        images: (h, w, 3), (h, w, 1) or (h, w) uint8, all of one size.
+        labels: one per image.
+        columns: images in a row.
+        side: height of each picture in pixels, about.
+
+    Raises:
+        ShapeError: there are no images, another number of labels, or one that is no uint8 image.
+    """
+    if not images or len(images) != len(labels):
+        raise ShapeError(f"{len(images)} images and {len(labels)} labels make no sheet; give a label each")
+    pictures = [_prepared(image, MergedImage((1, 1), (0,), (), 1), side)[0] for image in images]
+    (height, width), line = pictures[0].shape[:2], max(18, side // 6)
+    across, down = width + line // 2, height + line * 3 // 2
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (line // 2 + columns * across, line // 2 + rows * down), _PAPER)
+    for place, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = line // 2 + place % columns * across, line // 2 + place // columns * down
+        sheet.paste(Image.fromarray(picture), (left, top))
+        draw, font = ImageDraw.Draw(sheet), _font(line * 12 // 20)
+        draw.text((left, top + height), _fitted(_one_line(label), width, draw, font), fill=_INK, font=font)
+    return sheet
+
+
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a picture as PNG, whole or not at all.
 
@@ -177,9 +205,14 @@ def _caption(sheet: Image.Image, record: MergedImage, at: tuple[int, int], width
     draw.text((at[0] + width - draw.textlength(tokens, font), at[1]), tokens, fill=_MUTED, font=font)
     room = width - draw.textlength(tokens + "  ", font)
     words, colour = _told(record)
+    draw.text(at, _fitted(words, room, draw, font), fill=colour, font=font)
+
+
+def _fitted(words: str, room: float, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """As many of the words as there is room for."""
     while words and draw.textlength(words, font) > room:
         words = words[:-2].rstrip("…") + "…" if len(words) > 2 else ""
-    draw.text(at, words, fill=colour, font=font)
+    return words
 
 
 def _told(record: MergedImage) -> tuple[str, tuple[int, int, int]]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rmeeto.retrain.loop import Validate, train
     from rmeeto.retrain.progress import Progress, Silent, StepReport, progress_on
     from rmeeto.retrain.recipe import PUBLISHED, Recipe
+    from rmeeto.retrain.run_spec import RunSpec
+    from rmeeto.retrain.signals import Stopped
 
 _HOMES = {
     "Batches": "rmeeto.retrain.batches",
@@ -19,8 +21,10 @@ _HOMES = {
     "PUBLISHED": "rmeeto.retrain.recipe",
     "Progress": "rmeeto.retrain.progress",
     "Recipe": "rmeeto.retrain.recipe",
+    "RunSpec": "rmeeto.retrain.run_spec",
     "Silent": "rmeeto.retrain.progress",
     "StepReport": "rmeeto.retrain.progress",
+    "Stopped": "rmeeto.retrain.signals",
     "TrainingData": "rmeeto.retrain.batches",
     "Validate": "rmeeto.retrain.loop",
     "progress_on": "rmeeto.retrain.progress",
@@ -33,8 +37,10 @@ __all__ = [
     "Checkpoints",
     "Progress",
     "Recipe",
+    "RunSpec",
     "Silent",
     "StepReport",
+    "Stopped",
     "TrainingData",
     "Validate",
     "progress_on",

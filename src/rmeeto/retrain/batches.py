@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +16,7 @@ class Batches(Protocol):
     """Training batches: (images (b, ...) float32, labels (b,) int64), this process's share of each."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch."""
+        """One epoch; data that has a method `skip(batches)` leaves out that many of the next one, undecoded."""
 
     def __len__(self) -> int:
         """Batches of an epoch; one that is not full is never trained on."""
@@ -45,6 +46,16 @@ def full_batches(batches: Batches, size: int) -> int:
     if getattr(batches, "drop_last", True) or images is None:
         return len(batches)
     return min(len(batches), len(images) // size)
+
+
+def begin_epoch(batches: Batches, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch after the first `skip`; those are made and thrown away by data that cannot skip."""
+    batches.set_epoch(epoch)
+    skipping = getattr(batches, "skip", None)
+    if skip and skipping is not None:
+        skipping(skip)
+        skip = 0
+    return islice(iter(batches), skip, None)
 
 
 def next_batch(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

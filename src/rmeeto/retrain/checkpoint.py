@@ -2,24 +2,28 @@
 
     checkpoints/epoch-0003/weights.safetensors   the student
                            ema.safetensors       its moving average, where the recipe keeps one
-                           state.pt              optimiser and random generators (tensors and plain values)
-                           checkpoint.json       position, recipe, checksums; written last
+                           state.pt              optimiser, loss scale, random generators (tensors and plain values)
+                           checkpoint.json       position, recipe, versions, checksums; written last
+    checkpoints/epoch-0003-step-00000512/        the same, within the epoch after the third
     checkpoints/index.json                       which folder is the last one, which the best
 
-A folder is written beside its place and renamed, so a cut leaves the one before it as the newest. Kept are
-the last one, the one before it (to fall back to) and the best.
+A folder is written beside its place, brought to the disk and renamed, so a cut leaves the one before it as the newest.
+Kept are the last one, the one before it (to fall back to) and the best.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import os
 import pickle
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +32,26 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rmeeto.errors import CheckpointError, OutputError
-from rmeeto.records import write_bytes, write_json
+from rmeeto.records import to_json, write_bytes, write_json
 from rmeeto.retrain.recipe import Recipe
 from rmeeto.retrain.state import EMA, WEIGHTS, Position
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.pt"
 MANIFEST = "checkpoint.json"
 INDEX = "index.json"
 _RESCUE = "the checkpoint before it is whole: free some space and resume"
 
 Weights = Mapping[str, Tensor]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What decides the last bits of a run."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("rmeeto", "torch", "timm", "numpy")},
+    }
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,9 @@ class Contents:
         about: what is trained on what, as the caller describes it; compared on resume.
         weights: the student's state dict.
         ema: the averaged state dict, or None.
-        state: "optimizer" and "random" (one state per process): dicts, lists, numbers, strings and tensors.
+        state: "optimizer", "scaler", "parallel" and "random" (one state per process): dicts, lists, numbers, strings
+            and tensors.
+        versions: of the programs that wrote it.
     """
 
     position: Position
@@ -60,6 +75,23 @@ class Contents:
     weights: Weights
     ema: Weights | None
     state: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def news(self, processes: int) -> Iterator[str]:
+        """What somebody who resumes it in `processes` processes should know, a line each."""
+        position, epochs = self.position, self.recipe.epochs
+        if position.epoch_steps:
+            yield f"resuming after step {position.step}, in epoch {position.epoch + 1} of {epochs}"
+        else:
+            yield f"resuming after epoch {position.epoch} of {epochs}"
+        if (before := len(self.state["random"])) != processes:
+            yield f"{before} processes before, {processes} now: the same images in the same order, other rounding"
+        here = versions()
+        other = [
+            f"{name} {made}, here {here.get(name)}" for name, made in self.versions.items() if here.get(name) != made
+        ]
+        if other:
+            yield f"the checkpoint was made with {'; '.join(other)}: the last bits may differ"
 
     def refuse_other(self, recipe: Recipe, about: Mapping[str, Any]) -> None:
         """Check that a run with `recipe` and `about` is the run that wrote this.
@@ -96,7 +128,7 @@ class Checkpoints:
             OutputError: the disk is full or read-only; the checkpoints that were there are whole.
         """
         position = contents.position
-        target = self.folder / _name(position.epoch)
+        target = self.folder / _name(position)
         beside = self.folder / f".{target.name}.partial"
         try:
             shutil.rmtree(beside, ignore_errors=True)
@@ -111,9 +143,21 @@ class Checkpoints:
             raise OutputError(f"{str(error).split(';', 1)[0]}; {_RESCUE}") from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        self._index(position)
+        self.index(position)
         self._remove_old(position)
         return target
+
+    def judge(self, position: Position) -> None:
+        """Tell the checkpoint of an epoch's end how well it does: only its position is written again.
+
+        Raises:
+            OutputError: it cannot be written; the checkpoint is as it was.
+        """
+        folder = self.folder / _name(position)
+        write_json(folder / MANIFEST, sealed({**_read_manifest(folder), "position": position.to_dict()}))
+        _sync_folder(folder)
+        self.index(position)
+        self._remove_old(position)
 
     def newest(self, note: Callable[[str], None]) -> Contents | None:
         """The newest whole checkpoint; None where there is none at all.
@@ -154,9 +198,10 @@ class Checkpoints:
         """Remove all checkpoints: a new run may start in this folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _index(self, position: Position) -> None:
-        last = _name(position.epoch)
-        best = last if position.best_epoch is None else _name(position.best_epoch)
+    def index(self, position: Position) -> None:
+        """Write down which checkpoint is the last one and which the best."""
+        last = _name(position)
+        best = last if position.best_epoch is None else _epoch_name(position.best_epoch)
         values = {"last": last, "best": best, "best_weights": position.best_weights or WEIGHTS}
         write_json(self.folder / INDEX, values)
 
@@ -169,10 +214,10 @@ class Checkpoints:
 
     def _remove_old(self, position: Position) -> None:
         """Newer ones are broken: this run fell back from them."""
-        folders = [folder for folder in self.all() if folder.name <= _name(position.epoch)]
+        folders = [folder for folder in self.all() if folder.name <= _name(position)]
         kept = {folder.name for folder in folders[:2]}
         if position.best_epoch is not None:
-            kept.add(_name(position.best_epoch))
+            kept.add(_epoch_name(position.best_epoch))
         for folder in self.all():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -198,6 +243,7 @@ def read(folder: Path) -> Contents:
         weights=load_file(folder / WEIGHTS),
         ema=load_file(folder / EMA) if EMA in manifest["files"] else None,
         state=state,
+        versions=manifest["versions"],
     )
 
 
@@ -219,9 +265,10 @@ def _write_folder(folder: Path, contents: Contents) -> None:
         "position": contents.position.to_dict(),
         "recipe": contents.recipe.to_dict(),
         "about": contents.about,
+        "versions": contents.versions,
         "files": files,
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, sealed(manifest))
     _sync_folder(folder)
 
 
@@ -249,9 +296,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {folder} was not written to its end: {MANIFEST} is unreadable") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {folder} has another format than {FORMAT}, which this version reads")
-    if missing := {"position", "recipe", "about", "files"} - manifest.keys():
+    if missing := {"position", "recipe", "about", "versions", "files", "sha256"} - manifest.keys():
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} lacks {', '.join(sorted(missing))}")
+    if sealed(manifest) != manifest:
+        raise CheckpointError(f"checkpoint {folder}: {MANIFEST} was altered: its checksum differs")
     return manifest
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the checksum of all else that it says."""
+    said = json.loads(to_json({name: value for name, value in manifest.items() if name != "sha256"}))
+    return {**said, "sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 def _compare(path: Path, expected: Mapping[str, Any]) -> None:
@@ -285,7 +340,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _name(epoch: int) -> str:
+def _name(position: Position) -> str:
+    """Names sort as their positions do."""
+    within = f"-step-{position.step:08d}" if position.epoch_steps else ""
+    return _epoch_name(position.epoch) + within
+
+
+def _epoch_name(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
 
 

@@ -10,6 +10,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
 from rmeeto.retrain.recipe import Recipe
+from rmeeto.retrain.state import numpy_seeded
 
 
 class Mixed(NamedTuple):
@@ -20,19 +21,24 @@ class Mixed(NamedTuple):
 
 
 class Mixer:
-    """Turns (images, labels) into mixed images and soft targets, by timm's mixup and CutMix."""
+    """Turns (images, labels) into mixed images and soft targets, by timm's mixup and CutMix.
+
+    What is drawn is a function of seed and step: all parts of a step are mixed in one way.
+    """
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         self.classes = classes
+        self.seed = recipe.seed
         self.smoothing = recipe.smoothing
         self.mixup = _mixup(recipe, classes) if recipe.mixes else None
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Mixed:
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> Mixed:
         """Mix one batch.
 
         Args:
             images: (b, ...) with b even where images are mixed; left as they are.
             labels: (b,) int64 class numbers.
+            step: number of the optimiser step, from 0.
 
         Returns:
             images of the same shape, targets (b, classes) float32 whose rows sum to 1.
@@ -40,7 +46,8 @@ class Mixer:
         if self.mixup is None:
             return Mixed(images, mixup_target(labels, self.classes, smoothing=self.smoothing))
         # timm mixes in place: the caller's images may be a data set in memory.
-        return Mixed(*self.mixup(images.clone(), labels))
+        with numpy_seeded(self.seed, step):
+            return Mixed(*self.mixup(images.clone(), labels))
 
 
 class DistillationLoss:

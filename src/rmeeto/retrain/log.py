@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmeeto.errors import OutputError
-from rmeeto.records import Epoch, write_text
+from rmeeto.records import Accuracy, Epoch, write_text
 from rmeeto.retrain.meter import Reading
 from rmeeto.retrain.progress import Progress, StepReport
+from rmeeto.retrain.state import Position
 
 Track = Callable[[dict[str, float], int], None]
 
@@ -21,15 +22,23 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
-    def cut_after(self, epoch: int) -> None:
-        """Drop what later epochs, or a line cut short, left behind: they are trained again.
+    def cut_after(self, position: Position, epochs: Sequence[Epoch]) -> None:
+        """Drop what later steps, or a line cut short, left behind: they are trained again.
+
+        Args:
+            position: where the run stands.
+            epochs: those that nothing will be added to; one that was saved and is not in the file yet is added.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            write_text(self.path, "".join(f"{line}\n" for line in lines if _belongs(line, epoch)))
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [(line, values) for line in lines if (values := _values(line)) and _belongs(values, position, epochs)]
+        told = {values["epoch"] for _, values in kept if values.get("kind") == Epoch.kind}
+        untold = [json.dumps(epoch.to_dict()) for epoch in epochs if epoch.epoch not in told]
+        write_text(self.path, "".join(f"{line}\n" for line in [*(line for line, _ in kept), *untold]))
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Write one line.
@@ -46,11 +55,20 @@ class JsonLines:
             ) from None
 
 
-def _belongs(line: str, epoch: int) -> bool:
+def _values(line: str) -> dict[str, Any]:
+    """What a line says; nothing where it was cut short."""
     try:
-        return bool(json.loads(line)["epoch"] <= epoch)
+        values = json.loads(line)
+        return values if isinstance(values["epoch"], int) else {}
     except (ValueError, KeyError, TypeError):
-        return False
+        return {}
+
+
+def _belongs(values: Mapping[str, Any], position: Position, epochs: Sequence[Epoch]) -> bool:
+    """Whether it tells of what the position includes."""
+    if values.get("kind") == Epoch.kind:
+        return values["epoch"] in {epoch.epoch for epoch in epochs}
+    return bool(values["epoch"] <= position.epoch or values.get("step", position.step + 1) <= position.step)
 
 
 class Diary:
@@ -86,7 +104,13 @@ class Diary:
             StepReport(epoch, self.epochs, reading.step, done, reading.loss, lr, reading.images_per_second, left)
         )
         if reading.step % self.every == 0:
-            values = {"loss": reading.loss, "lr": lr, "images_per_second": reading.images_per_second}
+            values = {
+                "loss": reading.loss,
+                "lr": lr,
+                "gradient_norm": reading.gradient_norm,
+                "images_per_second": reading.images_per_second,
+                "data_wait": reading.data_wait,
+            }
             self._append({"kind": "step", "epoch": epoch, "step": reading.step, **values})
             self.track({f"train/{name}": value for name, value in values.items()}, reading.step)
 
@@ -96,6 +120,14 @@ class Diary:
         values = {"loss": record.loss, "top1": record.top1, "top5": record.top5, "ema_top1": record.ema_top1}
         self.track({f"epoch/{name}": value for name, value in values.items() if value is not None}, step)
         self.progress.epoch(record)
+
+    def validation(self, accuracy: Accuracy, step: int) -> None:
+        """A validation between two steps of an epoch."""
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        values = {"top1": accuracy.top1, "top5": accuracy.top5}
+        self._append({"kind": "validation", "epoch": epoch, "step": step, **values})
+        self.track({f"validation/{name}": value for name, value in values.items()}, step)
+        self.progress.note(f"step {step}  top-1 {accuracy.top1:.2f}")
 
     def _append(self, values: Mapping[str, Any]) -> None:
         if self.lines is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rmeeto.errors import SettingsError
 
-TrainingDtype = Literal["float32", "bfloat16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Name = str
 
 # Epochs of re-training in the published results (arXiv 2412.12496): model -> settings that differ from the defaults.
@@ -56,7 +56,8 @@ class Recipe:
         ema_decay: of the moving average of the weights; None keeps none.
         ema_warmup: let the decay grow from 0 (for runs from random weights).
         seed: of mixing, drop-path and all else that is drawn while training.
-        dtype: of the matrix products (autocast); weights and optimiser stay float32.
+        precision: of the matrix products (autocast); weights, optimiser, scan states and A stay fp32. fp16 scales
+            the loss.
         time_limit: seconds of training steps after which the run ends, its schedule shortened to fit; such a
             run depends on the machine's speed and is not bit-reproducible. None trains all epochs.
 
@@ -87,7 +88,7 @@ class Recipe:
     ema_decay: float | None = None
     ema_warmup: bool = False
     seed: int = 0
-    dtype: TrainingDtype = "float32"
+    precision: Precision = "fp32"
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class Recipe:
         self._check("ema_decay", decay is None or (_is_real(decay) and 0 <= decay < 1), "in [0, 1), or None")
         self._check("ema_warmup", isinstance(self.ema_warmup, bool), "True or False")
         self._check("betas", _are_betas(self.betas), "two numbers in [0, 1)")
-        self._check("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
+        self._check("precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
         self._check_together()
 
     @classmethod
@@ -186,9 +187,13 @@ class Recipe:
         return cls(**plain)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Each field in which two recipes differ, as "name (this value, other value)"."""
+        """Each field in which two recipes learn differently, as "name (this value, other value)".
+
+        `accumulate` is none of them: it says how a batch is cut, not what is learnt from it.
+        """
         mine, theirs = self.to_dict(), other.to_dict()
-        return [f"{name} ({mine[name]!r}, {theirs[name]!r})" for name in mine if mine[name] != theirs[name]]
+        names = (name for name in mine if name != "accumulate")
+        return [f"{name} ({mine[name]!r}, {theirs[name]!r})" for name in names if mine[name] != theirs[name]]
 
     def _check(self, name: str, valid: bool, rule: str) -> None:  # noqa: FBT001
         if not valid:

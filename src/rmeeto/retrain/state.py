@@ -21,11 +21,14 @@ EMA = "ema.safetensors"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come, at the end of an epoch.
+    """How far a run has come.
 
     Attributes:
         epoch: epochs done, a last one cut short by the time limit included.
         step: optimiser steps done.
+        epoch_steps, epoch_loss, epoch_skipped, epoch_seconds: of the epoch that is being trained: steps done, their
+            losses added up, how many of them changed nothing, and their wall time; 0 between two epochs.
+        skipped_in_a_row: newest steps that changed nothing.
         seconds: wall time, validation and checkpoints included.
         trained: wall time of the training steps alone, which the time limit counts.
         images: training images seen by all processes.
@@ -37,6 +40,11 @@ class Position:
 
     epoch: int = 0
     step: int = 0
+    epoch_steps: int = 0
+    epoch_loss: float = 0.0
+    epoch_skipped: int = 0
+    epoch_seconds: float = 0.0
+    skipped_in_a_row: int = 0
     seconds: float = 0.0
     trained: float = 0.0
     images: int = 0
@@ -45,6 +53,11 @@ class Position:
     best_top1: float | None = None
     best_weights: str | None = None
     finished: bool = False
+
+    @property
+    def judged_epochs(self) -> tuple[Epoch, ...]:
+        """Epochs that nothing will be added to."""
+        return self.epochs if not self.epochs or self.epochs[-1].top1 is not None else self.epochs[:-1]
 
     def after(self, epoch: Epoch) -> Position:
         """The position with one more epoch's record, and the best one chosen again."""
@@ -106,6 +119,17 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def numpy_seeded(*numbers: int) -> Iterator[None]:
+    """Inside, NumPy's generator draws what belongs to these numbers; outside nothing is noticed."""
+    before = np.random.get_state()  # noqa: NPY002  timm's mixup draws from it
+    np.random.seed(np.random.SeedSequence(numbers).generate_state(4))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""The norm as the torch ops `rmeeto::rms_norm` and `rmeeto::rms_norm_backward`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rmeeto.ops._structs import NormBackward, NormForward, run
+from rmeeto.ops._tensors import LIBRARY, wants_gradient
+
+LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
+LIBRARY.define("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, bool[] needs) -> (Tensor, Tensor)")
+op = torch.ops.rmeeto.rms_norm.default
+
+
+def _forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    y = torch.empty(x.shape, dtype=torch.float32)
+    if y.numel():
+        run([NormForward(x, weight, eps, y)])
+    return y.to(x.dtype)
+
+
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float, needs: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    made = [
+        torch.zeros(t.shape if need else 0, dtype=torch.float32) for t, need in zip((x, weight), needs, strict=True)
+    ]
+    if dy.numel():
+        wanted = [t if need else None for t, need in zip(made, needs, strict=True)]
+        run([NormBackward(x, weight, eps, dy, *wanted)])
+    return made[0].to(x.dtype), made[1].to(weight.dtype)
+
+
+def _forward_fake(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape)
+
+
+def _backward_fake(
+    dy: Tensor,  # noqa: ARG001
+    x: Tensor,
+    weight: Tensor,
+    eps: float,  # noqa: ARG001
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if needs[0] else 0), weight.new_empty(weight.shape if needs[1] else 0)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(x, weight, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:2])
+        gradients = torch.ops.rmeeto.rms_norm_backward.default(dy, *ctx.saved_tensors, ctx.eps, needs)
+        return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
+
+
+def _autograd(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if wants_gradient((x, weight)):
+        return _Norm.apply(x, weight, eps)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(x, weight, eps)
+
+
+LIBRARY.impl("rms_norm", _forward, "CPU")
+LIBRARY.impl("rms_norm", _autograd, "Autograd")
+LIBRARY.impl("rms_norm_backward", _backward, "CPU")
+torch.library.register_fake("rmeeto::rms_norm", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("rmeeto::rms_norm_backward", _backward_fake, lib=LIBRARY)
