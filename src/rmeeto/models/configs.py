@@ -193,6 +193,8 @@ def _timm_name(short: str, config: VimConfig) -> str:
 
 # Short name -> the name in timm's manner: vim_tiny -> vim_tiny_patch16_224.
 TIMM_NAMES = {short: _timm_name(short, config) for short, config in CONFIGS.items()}
+# What timm's `pretrained_cfg` says of every network: which parts it replaces for other classes or colours.
+TIMM_PARTS = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
 _SHORT_NAMES = {long: short for short, long in TIMM_NAMES.items()}
 
 
