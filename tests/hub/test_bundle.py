@@ -13,7 +13,7 @@ from timm.models._hub import load_model_config_from_path  # timm reads the folde
 
 from rmeeto import records
 from rmeeto.errors import OutputError, WeightsError
-from rmeeto.hub import load, read_bundle, save_bundle
+from rmeeto.hub import bundle_folder, load, read_bundle, save_bundle
 from rmeeto.models import cast_weights, create
 from rmeeto.models.configs import TIMM_PARTS
 from rmeeto.reduction import attached
@@ -258,9 +258,15 @@ def test_broken_config(tmp_path: Path, content: bytes, word: str) -> None:
 
 def test_missing_parts(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
-        load(tmp_path / "gone")
+        bundle_folder(tmp_path / "gone")
     with pytest.raises(WeightsError, match=r"holds no config\.json"):
         load(tmp_path)
+    with pytest.raises(WeightsError, match="gone is no folder of this machine and no published model; `rmeeto models`"):
+        load(tmp_path / "gone")
+    with pytest.raises(WeightsError, match=r"no published model; did you mean vim_tiny\? `rmeeto models` lists those"):
+        load("vim_tinny")
+    with pytest.raises(WeightsError, match=r"of vim_tiny_stride8 no weights are published; rmeeto\.create"):
+        load("vim_tiny_stride8")
     _save(_model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
