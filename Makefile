@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 OUTPUT ?= runs/demo
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test soak check bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ SHAPED := rmeeto.tokens,rmeeto.reduction,rmeeto.models.embed,rmeeto.models.inter
 test: install  ## all tests, and the golden ones again with shapes and types checked at run time
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q tests/golden --jaxtyping-packages=$(SHAPED),beartype.beartype
+
+soak: install  ## kill, stop, fill, cut: long trials that training loses nothing (root for two hosts and full disks)
+	$(BIN)/python soak/run.py $(SOAK_FLAGS)
 
 check: install  ## style, types and the storeys of the house
 	$(BIN)/ruff check .

@@ -83,3 +83,21 @@ def test_modes_come_back_after_an_error():
 def test_no_images_are_an_error():
     with pytest.raises(DataError, match="no images"):
         accuracy(lambda x: x, [])
+
+
+def test_parts_of_several_processes_add_up_to_the_whole():
+    """Whatever their sizes; one may have nothing at all."""
+    logits, labels = logits_with_ranks([0, 0, 1, 4, 5, 6, 0]), torch.full((7,), 2)
+    parts = [(logits[:4], labels[:4]), (logits[4:], labels[4:]), None]
+    sums = []
+    for part in parts:
+        accuracy(
+            lambda x: x,
+            [part] if part else [],
+            total=lambda values: (sums.append(list(values)), [1.0, 1.0, 1.0, 1.0])[1],
+        )
+    whole = accuracy(lambda x: x, [(logits, labels)])
+    added = [sum(column) for column in zip(*sums, strict=True)]
+    together = accuracy(lambda x: x, [], total=lambda _: added)
+    assert (together.top1, together.top5, together.images) == (whole.top1, whole.top5, 7)
+    assert together.loss == pytest.approx(whole.loss)

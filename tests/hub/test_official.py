@@ -164,7 +164,7 @@ def _truncated(path: Path) -> Path:
         (_truncated, "vim_nano", WeightsError, "is cut short or damaged"),
         (lambda path: path, "vim_nano", WeightsError, "no weight file at"),
         (lambda path: save(_nano(), path), None, SettingsError, "its network is not known; name it"),
-        (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; choose one of"),
+        (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; did you mean vim_"),
         (
             lambda path: save({"model": _nano(), "args": argparse.Namespace()}, path),
             "vim_nano",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rmeeto.errors import OutputError, ShapeError
 from rmeeto.records import MergedImage
-from rmeeto.report import draw_sheet, draw_tokens, write_picture
+from rmeeto.report import draw_batch, draw_sheet, draw_tokens, write_picture
 
 SIDE = 80
 GAP = 6
@@ -153,3 +153,17 @@ def test_pictures_are_written_whole(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError):
         write_picture(tmp_path / "file" / "00.png", picture)
+
+
+def test_a_batch_is_drawn_as_it_comes_with_its_labels():
+    images = [np.full((8, 6, 1), value, np.uint8) for value in (0, 120, 250)]
+    sheet = np.asarray(draw_batch(images, ["a", "a label that is far too long for its place", "b"], columns=2, side=80))
+    assert {int(image[0, 0, 0]) for image in images} <= set(np.unique(sheet).tolist())
+    assert sheet.shape[0] > 2 * 80
+    assert 2 * 60 < sheet.shape[1] < 3 * 60 + 60
+
+
+@pytest.mark.parametrize(("images", "labels"), [([], []), ([np.zeros((4, 4), np.uint8)], [])])
+def test_a_batch_needs_a_label_for_each_image(images, labels):
+    with pytest.raises(ShapeError, match="make no sheet"):
+        draw_batch(images, labels)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rmeeto.records import Accuracy
-from rmeeto.retrain import Recipe, RunSpec, TrainingData
+from rmeeto.retrain import Checkpoints, Recipe, RunSpec, Silent, TrainingData
 from rmeeto.retrain import train as train_as
+from rmeeto.retrain.checkpoint import read
 
 CLASSES = 4
 
@@ -83,6 +84,60 @@ def train(*arguments, resume=False, trackers=("tensorboard",), **options):
     fields = {name: options.pop(name) for name in names}
     spec = RunSpec(resume="auto" if resume else "no", tracker=",".join(trackers), **fields)
     return train_as(*arguments, spec=spec, **options)
+
+
+class Cut(Exception):
+    """Somebody pulled the plug."""
+
+
+class CuttingAfter(Silent):
+    """Pulls the plug when an epoch is saved, or in the middle of the next one."""
+
+    def __init__(self, epoch: int, *, steps_later: int = 0) -> None:
+        self.epochs, self.steps_later, self.countdown = epoch, steps_later, -1
+
+    def epoch(self, record):
+        if record.epoch == self.epochs:
+            self.countdown = self.steps_later
+            self._cut()
+
+    def step(self, report):
+        self.countdown -= 1 if self.countdown > 0 else 0
+        self._cut()
+
+    def _cut(self):
+        if self.countdown == 0:
+            raise Cut
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def run(output, data, *, student=None, settings=None, **options):
+    student = student or net()
+    settings = settings or recipe(ema_decay=0.9)
+    options = {"validate": data.validate, "log_every": 2, "trackers": (), **options}
+    return student, train(student, net(1), data, settings, output, **options)
+
+
+def cut_run(output, data, epoch=2, steps_later=0, **options):
+    with pytest.raises(Cut):
+        run(output, data, progress=CuttingAfter(epoch, steps_later=steps_later), **options)
+
+
+def state(output):
+    return read(Checkpoints(output / "checkpoints").all()[0])
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """A killed process loses nothing that it wrote, only a machine does; test_checkpoint looks at what is synced."""
+    monkeypatch.setattr("os.fsync", lambda _file: None)
 
 
 @pytest.fixture(autouse=True)

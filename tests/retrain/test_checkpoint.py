@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +114,35 @@ def test_clear(tmp_path):
     checkpoints.save(contents())
     checkpoints.clear()
     assert checkpoints.all() == []
+
+
+def test_all_is_on_the_disk_before_it_is_moved_into_place(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("os.fsync", lambda handle: done.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: (done.append("renamed"), rename(self, target))[1])
+    Checkpoints(tmp_path).save(contents(ema={"a": torch.ones(1)}))
+    before, after = done[: done.index("renamed")], done[done.index("renamed") + 1 :]
+    assert len([name for name in before if name.endswith(".tmp")]) == 4  # weights, average, state, manifest
+    assert before[-1] == ".epoch-0001.partial"
+    assert after[0] == tmp_path.name
+
+
+def test_judging_writes_the_manifest_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.save(contents())
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    position = Position(epoch=1, step=5, best_epoch=1, best_top1=50.0, best_weights="weights.safetensors")
+    checkpoints.judge(position)
+    assert read(folder).position == position
+    assert {name for name, inode in before.items() if (folder / name).stat().st_ino != inode} == {"checkpoint.json"}
+
+
+def test_checkpoints_within_an_epoch_stand_between_those_at_its_ends(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch, step in ((1, 5), (1, 7), (2, 10), (2, 12)):
+        position = Position(epoch=epoch, step=step, epoch_steps=step % 5, best_epoch=1)
+        checkpoints.save(contents(position=position))
+    names = [folder.name for folder in checkpoints.all()]
+    assert names == ["epoch-0002-step-00000012", "epoch-0002", "epoch-0001"]
+    assert checkpoints.newest(pytest.fail).position.step == 12

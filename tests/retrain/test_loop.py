@@ -19,7 +19,7 @@ from rmeeto.records import Run
 from rmeeto.retrain import Checkpoints, Recipe, Silent, TrainingData
 from rmeeto.retrain.checkpoint import read
 
-from .conftest import CLASSES, Batches, Data, net, recipe, train
+from .conftest import CLASSES, Batches, Data, Noting, net, recipe, train
 
 
 class Watched(nn.Module):
@@ -254,14 +254,6 @@ def test_losses_that_are_no_numbers_stop_the_run(tmp_path, data, after, words):
 def test_many_bad_steps_without_a_checkpoint(tmp_path):
     with pytest.raises(TrainingError, match="no checkpoint was written yet"):
         train(Breaking(1), None, Data(count=80), recipe(), tmp_path, trackers=())
-
-
-class Noting(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, line):
-        self.notes.append(line)
 
 
 class BreakingAt(nn.Module):

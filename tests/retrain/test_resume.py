@@ -9,58 +9,9 @@ import pytest
 import torch
 
 from rmeeto.errors import CheckpointError, DataError, OutputError
-from rmeeto.retrain import Checkpoints, Silent
-from rmeeto.retrain.checkpoint import read
+from rmeeto.retrain import Checkpoints
 
-from .conftest import Data, net, recipe, train
-
-
-class Cut(Exception):
-    """Somebody pulled the plug."""
-
-
-class CuttingAfter(Silent):
-    """Pulls the plug when an epoch is saved, or in the middle of the next one."""
-
-    def __init__(self, epoch: int, *, steps_later: int = 0) -> None:
-        self.epochs, self.steps_later, self.countdown = epoch, steps_later, -1
-
-    def epoch(self, record):
-        if record.epoch == self.epochs:
-            self.countdown = self.steps_later
-            self._cut()
-
-    def step(self, report):
-        self.countdown -= 1 if self.countdown > 0 else 0
-        self._cut()
-
-    def _cut(self):
-        if self.countdown == 0:
-            raise Cut
-
-
-class Noting(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, line):
-        self.notes.append(line)
-
-
-def run(output, data, *, student=None, settings=None, **options):
-    student = student or net()
-    settings = settings or recipe(ema_decay=0.9)
-    options = {"validate": data.validate, "log_every": 2, "trackers": (), **options}
-    return student, train(student, net(1), data, settings, output, **options)
-
-
-def cut_run(output, data, epoch=2, steps_later=0, **options):
-    with pytest.raises(Cut):
-        run(output, data, progress=CuttingAfter(epoch, steps_later=steps_later), **options)
-
-
-def state(output):
-    return read(Checkpoints(output / "checkpoints").all()[0])
+from .conftest import Data, Noting, cut_run, net, recipe, run, state
 
 
 @pytest.mark.parametrize(("epoch", "steps_later"), [(1, 0), (1, 3), (2, 0), (2, 2)])

@@ -13,6 +13,7 @@ from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
 from rmeeto.hub.remote import Hub, fetch_bundle, fetch_published
 from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
+from rmeeto.models.configs import is_name, nearest
 from rmeeto.models.origins import Origin, find
 from rmeeto.reduction import Settings, attach
 
@@ -35,6 +36,8 @@ def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) 
         model: the network's name, for a weight file that is not called as a published one.
         hub: where to download from; None takes the environment's settings.
 
+    `from_pretrained` is the same for the hub's own way of naming a model.
+
     Returns:
         the model; `pretrained_cfg` is its input's description as timm has it.
 
@@ -43,6 +46,29 @@ def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) 
         SettingsError: a weight file's network is not known.
     """
     return build(read_model(name, model=model, hub=hub), source=str(name))
+
+
+def from_pretrained(name: Path | str, *, revision: str | None = None, hub: Hub | None = None) -> nn.Module:
+    """What `load` gives, where a bare `owner/name` is a model on the Hugging Face hub, as that hub's users write it.
+
+    Args:
+        name: owner/name on the hub, if no folder of this machine is called so; or whatever `load` takes.
+        revision: a branch, tag or commit of the hub's repository; None takes the newest.
+        hub: where to download from; None takes the environment's settings.
+
+    Raises:
+        WeightsError, SettingsError: see `load`; or a revision is asked of what is not on the hub.
+    """
+    text = str(name)
+    if text.count("/") == 1 and ":" not in text and not Path(text).exists():
+        text = f"{_REMOTE}{text}"
+    if revision is None:
+        return load(text, hub=hub)
+    if not text.startswith(_REMOTE) or "@" in text:
+        raise SettingsError(
+            f"revision = {revision!r} is of a model on the hub and {name} is none, or names another one; leave it out"
+        )
+    return load(f"{text}@{revision}", hub=hub)
 
 
 def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> Bundle:
@@ -57,10 +83,11 @@ def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = 
         return read_bundle(fetch_bundle(text.removeprefix(_REMOTE), hub or Hub()))
     if path.is_file() and path.name not in (CONFIG, WEIGHTS):
         return read_official(path, model=model).bundle
-    origin = find(text)
-    if path.exists() or origin is None:
+    if path.exists() or str(name).startswith(_FOLDER):
         return read_bundle(bundle_folder(path))
-    return read_published(origin, hub or Hub())
+    if origin := find(text):
+        return read_published(origin, hub or Hub())
+    raise WeightsError(_nothing_called(text))
 
 
 def read_published(origin: Origin, hub: Hub) -> Bundle:
@@ -105,6 +132,15 @@ def bundle_folder(path: Path | str) -> Path:
     found = "holds no config.json" if path.exists() else "does not exist"
     raise WeightsError(
         f"model folder {path} {found}; name one with config.json and model.safetensors, or hf-hub:owner/name"
+    )
+
+
+def _nothing_called(name: str) -> str:
+    if is_name(name):
+        return f"of {name} no weights are published; rmeeto.create({name!r}) makes it with random ones"
+    return (
+        f"{name} is no folder of this machine and no published model; {nearest(name)}`rmeeto models` lists those, and "
+        f"{_REMOTE}owner/name is one on the hub"
     )
 
 

@@ -100,10 +100,9 @@ def require_run(
     if images < recipe.batch_size:
         raise DataError(f"{images} training images do not fill a batch of {recipe.batch_size}; lower batch_size")
     processes = Processes()
+    resume = processes.restarted or spec.resume == "auto"
     if processes.is_main:
-        _require_place(
-            opened, teacher, data, recipe, augment, output, resume=spec.resume == "auto" or processes.restarted
-        )
+        _require_place(opened, teacher, data, recipe, augment, output, resume=resume)
     processes.wait()
 
 
@@ -165,7 +164,7 @@ def run_training(
     """
     processes = Processes()
     about = _about(opened, teacher, data, augment)
-    if processes.is_main and spec.resume == "no":
+    if processes.is_main and not Checkpoints(output / CHECKPOINTS).all():
         (output / BAD_IMAGES).unlink(missing_ok=True)
     data.bad.keep_in(output / BAD_IMAGES)
     if processes.is_main and not (output / FIRST_BATCH).exists():

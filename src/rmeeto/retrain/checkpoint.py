@@ -13,6 +13,7 @@ Kept are the last one, the one before it (to fall back to) and the best.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -44,6 +45,7 @@ _RESCUE = "the checkpoint before it is whole: free some space and resume"
 Weights = Mapping[str, Tensor]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What decides the last bits of a run."""
     return {

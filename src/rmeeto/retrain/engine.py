@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, broadcast_object_list, gather_object, reduce, set_seed
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from rmeeto.errors import OutputError, SettingsError
 from rmeeto.retrain.run_spec import TENSORBOARD
@@ -34,14 +34,20 @@ class Processes:
     Attributes:
         device: where this process computes.
         index, count: number of this process, from 0, and how many there are.
+
+    Raises:
+        SettingsError: torchrun started several processes, and the accelerator here cannot join them.
     """
 
     def __init__(self, *, cpu: bool = False) -> None:
-        state = PartialState(cpu=cpu)
-        self._cpu = cpu
+        self._cpu = cpu or not torch.accelerator.is_available()  # else Accelerate joins no processes on a CPU
+        _join(self._cpu)
+        state = PartialState(cpu=self._cpu)
         self.device: torch.device = state.device
         self.index: int = state.process_index
         self.count: int = state.num_processes
+        if self.count != int(os.environ.get("WORLD_SIZE", "1")):
+            raise SettingsError(f"several processes cannot train together on {self.device.type}; start one")
 
     @property
     def is_main(self) -> bool:
@@ -50,8 +56,8 @@ class Processes:
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun started this process again after a fault."""
-        return int(os.environ.get(RESTARTS, "0")) > 0
+        """Whether torchrun started a process again after a fault; asked of all processes together."""
+        return self.any(int(os.environ.get(RESTARTS, "0")) > 0)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
@@ -148,6 +154,24 @@ class Trackers:
         with written(self._output / TENSORBOARD, "free some space, then resume"):
             for tracker in self._engine.trackers:
                 tracker.finish()
+
+
+def _join(cpu: bool) -> None:  # noqa: FBT001  private, and read at one place
+    """Meet the other processes of this machine under a name that no earlier attempt used.
+
+    torchrun keeps one store for all attempts, and a process that was started again would find in it the address of
+    one that died. Between machines attempts are counted differently: there torchrun gives each a store of its own
+    where TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set, and Accelerate joins them.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if not (several and one_machine and cpu | torch.cuda.is_available()) or distributed.is_initialized():
+        return
+    if not cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, world = next(distributed.rendezvous("env://"))
+    attempt = distributed.PrefixStore(f"attempt {os.environ.get(RESTARTS, '0')}", store)
+    distributed.init_process_group("gloo" if cpu else "nccl", store=attempt, rank=rank, world_size=world)
 
 
 @contextmanager

@@ -109,6 +109,7 @@ class Diary:
                 "lr": lr,
                 "gradient_norm": reading.gradient_norm,
                 "images_per_second": reading.images_per_second,
+                "data_wait": reading.data_wait,
             }
             self._append({"kind": "step", "epoch": epoch, "step": reading.step, **values})
             self.track({f"train/{name}": value for name, value in values.items()}, reading.step)

@@ -154,7 +154,8 @@ class _Run:
     def start(self, validate: Validate | None) -> Position:
         """Seed, or take up where a checkpoint stands; open the logs."""
         self.processes.seed(self.recipe.seed)
-        position = self._resumed() if self.spec.resume == "auto" or self.processes.restarted else self._new()
+        resuming = self.processes.restarted or self.spec.resume == "auto"
+        position = self._resumed() if resuming else self._new()
         self.begun = time.perf_counter() - position.seconds
         if self.processes.is_main:
             with written(self.output, "name another output folder"):
@@ -193,10 +194,11 @@ class _Run:
         batches = begin_epoch(self.data.train, position.epoch, skip)
         self.held.model.train()
         meter, place = self._meter(position), 0.0
+        waited = meter.timed(batches)
         while meter.steps < self.steps_per_epoch and (place < self.lr.last or meter.step == 0):
             place = self._place(meter)
             set_lr(self.stepper.optimizer, self.lr.at(place))
-            meter.add(self.stepper.take(batches, meter.step))
+            meter.add(self.stepper.take(waited, meter.step))
             self._average(meter.step)
             if meter.steps < self.steps_per_epoch and place < self.lr.last:
                 self._between(position, meter, validate)

@@ -16,6 +16,7 @@ from rmeeto.errors import TrainingError
 from rmeeto.retrain.state import Position
 
 MOST_SKIPPED = 8
+_Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Reading:
         gradient_norm: of the newest step, before clipping.
         images_per_second: of all processes.
         trained: training seconds of the run so far.
+        data_wait: share of the window's time in which this process waited for its images.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Reading:
     gradient_norm: float
     images_per_second: float
     trained: float
+    data_wait: float = 0.0
 
 
 class Meter:
@@ -71,7 +74,21 @@ class Meter:
         self.in_a_row = position.skipped_in_a_row
         self.begun = time.perf_counter()
         self.losses: deque[float] = deque(maxlen=window)
-        self.reads: deque[tuple[int, float]] = deque([(self.step, self.begun)], maxlen=window // read_every + 1)
+        self.waited = 0.0
+        # Step, time, and seconds of waiting for data, at each reading.
+        self.reads: deque[tuple[int, float, float]] = deque(
+            [(self.step, self.begun, 0.0)], maxlen=window // read_every + 1
+        )
+
+    def timed(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        """The same batches; the time until each comes counts as waiting for data."""
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
 
     @property
     def steps(self) -> int:
@@ -113,7 +130,7 @@ class Meter:
         finally:
             away = time.perf_counter() - begun
             self.begun += away
-            self.reads = deque(((step, at + away) for step, at in self.reads), maxlen=self.reads.maxlen)
+            self.reads = deque(((step, at + away, waited) for step, at, waited in self.reads), maxlen=self.reads.maxlen)
 
     def add(self, numbers: Tensor) -> None:
         """Note one optimiser step: (2,) loss and norm of the gradients, on the device."""
@@ -135,11 +152,12 @@ class Meter:
         self.pending.clear()
         for step, (loss, norm) in enumerate(numbers, first):
             self._count(step, loss, norm)
-        self.reads.append((self.step, time.perf_counter()))
-        (step, begun), (last, ended) = self.reads[0], self.reads[-1]
-        rate = (last - step) * self.batch_size / max(ended - begun, 1e-9)
+        self.reads.append((self.step, time.perf_counter(), self.waited))
+        (step, begun, before), (last, ended, waited) = self.reads[0], self.reads[-1]
+        seconds = max(ended - begun, 1e-9)
+        rate = (last - step) * self.batch_size / seconds
         mean = sum(self.losses) / len(self.losses) if self.losses else math.nan
-        self.tell(Reading(self.step, mean, numbers[-1][1], rate, self.trained))
+        self.tell(Reading(self.step, mean, numbers[-1][1], rate, self.trained, (waited - before) / seconds))
 
     def _count(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, final
 
 import torch
@@ -101,10 +102,10 @@ class Sharded(Held):
         fully_shard(self.model, mesh=mesh)
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
-        """FSDP2 is told once and remembers."""
+        """FSDP2 is told, and believed about what it warns of: blocks hand on views, and nothing writes into them."""
         model: Any = self.model
         model.set_requires_gradient_sync(last)
-        return nullcontext()
+        return _ignoring("FSDP2-wrapped module .* returned a view")
 
     def refresh(self) -> None:
         """Gather all parts."""
@@ -130,6 +131,13 @@ class Sharded(Held):
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
         set_optimizer_state_dict(self.model, optimizer, dict(state), options=_whole())
+
+
+@contextmanager
+def _ignoring(warning: str) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", warning, UserWarning)
+        yield
 
 
 def hold(student: nn.Module, processes: Processes, parallel: Parallel) -> Held:

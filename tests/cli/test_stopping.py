@@ -1,0 +1,63 @@
+"""A signal ends a training command well, with the command that continues it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rmeeto.cli.stopping import resume_command
+from rmeeto.retrain.progress import Lines
+
+from .conftest import Told
+from .test_main import PRETRAIN
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "expected"),
+    [
+        ("retrain --output runs/a", {}, "rmeeto retrain --output runs/a --resume auto"),
+        ("retrain --resume auto --output a", {}, "rmeeto retrain --output a --resume auto"),
+        ("retrain --resume=no --output a", {}, "rmeeto retrain --output a --resume auto"),
+        ("retrain --output 'my run'", {}, "rmeeto retrain --output 'my run' --resume auto"),
+        (
+            "retrain --output a",
+            {"LOCAL_WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "1"},
+            "torchrun --nproc-per-node 8 -m rmeeto retrain --output a --resume auto",
+        ),
+        (
+            "retrain --output a",
+            {"LOCAL_WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "2"},
+            "torchrun --nnodes 2 --nproc-per-node 8 -m rmeeto retrain --output a --resume auto",
+        ),
+    ],
+)
+def test_resume_command(line, environment, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resume_command(shlex.split(line)) == expected
+
+
+def test_stopped_and_continued(
+    rmeeto_says: Callable[[str], Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"{PRETRAIN} --data photos --output {tmp_path} --tracker none"
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "step", lambda _lines, report: report.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+        said = rmeeto_says(line)
+    assert (said.code, said.out) == (0, "")
+    told, command = said.err.splitlines()[-2:]
+    assert re.fullmatch(
+        r"rmeeto: SIGTERM stopped the run after step 1; saved in .*/epoch-0000-step-00000001; continue with:",
+        told,
+    )
+    assert command == f"rmeeto {line} --resume auto"
+    said = rmeeto_says(command.removeprefix("rmeeto "))
+    assert said.code == 0
+    assert "resuming after step 1, in epoch 1 of" in said.err
+    assert said.out.startswith("top-1 ")
