@@ -104,6 +104,15 @@ def test_load_builds_the_model_with_its_schedule(tmp_path: Path, suffix: str) ->
         assert model.forward_tokens(images).x.shape[1] == SCHEDULE.final_length(model.num_tokens)
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.bfloat16, torch.bfloat16), (torch.int8, torch.qint8)])
+def test_load_in_fewer_bits(tmp_path: Path, dtype: torch.dtype, kind: torch.dtype) -> None:
+    _save(_model(), tmp_path)
+    model = load(tmp_path, dtype=dtype)
+    assert attached(model) is not None
+    weight = model.layers[0].mixer.in_proj.weight
+    assert (weight() if dtype is torch.int8 else weight).dtype is kind
+
+
 def test_load_from_a_runs_folder(tmp_path: Path) -> None:
     _save(_model(), tmp_path / "run" / "model")
     assert attached(load(tmp_path / "run")) is not None

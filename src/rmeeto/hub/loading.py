@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
@@ -15,6 +16,7 @@ from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
 from rmeeto.models.configs import is_name, nearest
 from rmeeto.models.origins import Origin, find
+from rmeeto.models.precision import to_precision
 from rmeeto.reduction import Settings, attach
 
 # Where a run keeps its model, beside its records.
@@ -23,8 +25,10 @@ _INSIDE_RUN = "model"
 _FOLDER, _REMOTE = "local-dir:", "hf-hub:"
 
 
-def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> nn.Module:
-    """A trained model, in eval mode, on the CPU, in the dtypes it was saved in, its schedule attached if it has one.
+def load(
+    name: Path | str, *, model: str | None = None, hub: Hub | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """A trained model, in eval mode, on the CPU, its schedule attached if it has one.
 
     Args:
         name: one of
@@ -35,6 +39,8 @@ def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) 
             - a published weight file, or any other of the network that `model` names.
         model: the network's name, for a weight file that is not called as a published one.
         hub: where to download from; None takes the environment's settings.
+        dtype: of the weights, for inference: torch.bfloat16, which images must then have, too, or torch.int8, which
+            takes float32 images (see `rmeeto.models.to_precision`); None keeps the dtypes they were saved in.
 
     `from_pretrained` is the same for the hub's own way of naming a model.
 
@@ -43,9 +49,10 @@ def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) 
 
     Raises:
         WeightsError: a file is missing, cut, asks to run code, or does not fit the model; or there is no network.
-        SettingsError: a weight file's network is not known.
+        SettingsError: a weight file's network is not known, or the dtype cannot be had.
     """
-    return build(read_model(name, model=model, hub=hub), source=str(name))
+    built = build(read_model(name, model=model, hub=hub), source=str(name))
+    return built if dtype is None else to_precision(built, dtype)
 
 
 def from_pretrained(name: Path | str, *, revision: str | None = None, hub: Hub | None = None) -> nn.Module:
