@@ -18,7 +18,7 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and _product() is not None
 
 
-# torch.compile keeps the answer instead of tracing into it; see problem() in _library.py. Through a cache it would look.
+# torch.compile keeps the answer instead of tracing into it, as of problem() in _library.py; it looks through a cache.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
