@@ -43,7 +43,8 @@ def times_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     """dy^T x, the gradient of a weight: (t, m), (t, k) -> (m, k)."""
     if x.shape[1] <= _THIN:
-        return (x.t() @ dy).t().contiguous()
+        # clone, for contiguous() leaves the strides of single columns odd
+        return (x.t() @ dy).t().clone(memory_format=torch.contiguous_format)
     return times_transposed(dy.t(), x.t()) if _wide_vectors() else dy.t() @ x
 
 
