@@ -18,7 +18,7 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and _product() is not None
 
 
-# torch.compile keeps the answer instead of tracing into it, as of problem() in _library.py; it looks through a cache.
+# torch.compile keeps the answer instead of tracing into it, as it would into a cache; see problem() in _library.py.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
