@@ -1,11 +1,11 @@
 """What every benchmark shares: timing in turns, the setting it ran in, results as JSON, tables that print.
 
-One rule for all: the ways of doing one thing are timed in turns (A B C A B C ...) in one process, so that a drift of the
-machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time. Told are the median
-and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours.
+One rule for all: the ways of doing one thing are timed in turns (A B C A B C ...) in one process, so that a drift of
+the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time. Told are
+the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours.
 
-Every process asks the C library to keep freed memory, as the command line does (`keep_freed_memory`), for all peers alike:
-else what is measured is page faults.
+Every process asks the C library to keep freed memory, as the command line does (`keep_freed_memory`), for all peers
+alike: else what is measured is page faults.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rmeeto.report import Table
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ class Report:
             **environment(),
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
             "native": native and {"instruction_set": native.instruction_set, "compiler": native.compiler},
+            "torch_threads": self.options.threads,
+            "clock": "processor time" if self.options.cpu_time else "wall",
             "load_before": list(self.load_before),
         }
         values = {"kind": "benchmark", "entry": self.entry, "command": command(), "quick": self.options.quick}
@@ -154,6 +157,7 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads (all)")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, by its processor time: for a busy machine")
     parser.add_argument("--repeats", type=int, default=30, help="rounds of what is fast")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds for all rounds of one way; one is the least")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{entry}.json", help="the file of all figures")
@@ -162,6 +166,7 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.limit = min(options.repeats, 3), min(options.limit, 0.3)
+    options.threads = 1 if options.cpu_time else options.threads
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -171,7 +176,8 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
 def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dict[str, Timing]:
     """Time every way, one call of each in every round."""
     known = {name: way if isinstance(way, Way) else Way(way) for name, way in ways.items()}
-    rounds = {name: _rounds(_warm(way, options), options) for name, way in known.items()}
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    rounds = {name: _rounds(_warm(way, clock, options), options) for name, way in known.items()}
     seconds: dict[str, list[float]] = {name: [] for name in known}
     gc.collect()
     gc.disable()
@@ -179,19 +185,19 @@ def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dic
         for turn in range(max(rounds.values())):
             for name, way in known.items():
                 if turn < rounds[name]:
-                    seconds[name].append(_timed(way))
+                    seconds[name].append(_timed(way, clock))
     finally:
         gc.enable()
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
 
 
-def _warm(way: Way, options: argparse.Namespace) -> float:
+def _warm(way: Way, clock: Clock, options: argparse.Namespace) -> float:
     """Call until it is warm; the seconds of the last call."""
-    taken = _timed(way)
+    taken = _timed(way, clock)
     for _ in range(2):
         if taken > options.limit / 4:  # so slow that nothing of it can still be cold
             break
-        taken = _timed(way)
+        taken = _timed(way, clock)
     return taken
 
 
@@ -199,14 +205,14 @@ def _rounds(taken: float, options: argparse.Namespace) -> int:
     return max(1, min(options.repeats, int(options.limit / max(taken, 1e-6))))
 
 
-def _timed(way: Way) -> float:
+def _timed(way: Way, clock: Clock) -> float:
     before = torch.get_num_threads()
     if way.threads not in (None, before):
         torch.set_num_threads(way.threads)
         way.call()  # the new number of threads meets here first
-    started = time.perf_counter()
+    started = clock()
     way.call()
-    taken = time.perf_counter() - started
+    taken = clock() - started
     if way.threads not in (None, before):
         torch.set_num_threads(before)
     return taken

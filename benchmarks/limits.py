@@ -2,14 +2,14 @@
 
     python benchmarks/limits.py
 
-Measured limits, by the fastest round: matrix products (torch's own linear layer, which asks MKL, and rmeeto.ops.linear, which asks oneDNN)
-at the models' shapes and at a large square; the kernels' vectorised exp, sigmoid and softplus alone, on numbers in the
-cache, one thread's rate times the threads; memory bandwidth, read and copy, of arrays in the last cache and far beyond.
+Measured limits, by the fastest round: matrix products (torch's own linear layer, which asks MKL, and
+rmeeto.ops.linear, which asks oneDNN) at the models' shapes and at a large square; the kernels' vectorised exp,
+sigmoid and softplus alone, on numbers in the cache, one thread's rate times the threads; memory bandwidth, read and
+copy, of arrays in the last cache and far beyond.
 
 The roofline time of an op is the longer of two: its arithmetic, multiply-adds at the rate of the best matrix product
 plus exponentials at the rate of exp alone; and its traffic, each input read once and each output written once, at the
-bandwidth of its working set. A model's is the sum over its ops. Share = roofline time / measured time,
-the median.
+bandwidth of its working set. A model's is the sum over its ops. Share = roofline time / measured time, the median.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def _functions(report: Report) -> dict[str, float]:
     timings = in_turns(ways, report.options)
     report.keep("functions", timings)
     rates = {name: report.options.threads * count / timing.fastest for name, timing in timings.items()}
-    report.show("functions", ["function", "10^9 values/s"], [[name, f"{rate / 1e9:.2f}"] for name, rate in rates.items()])
+    report.show(
+        "functions", ["function", "10^9 values/s"], [[name, f"{rate / 1e9:.2f}"] for name, rate in rates.items()]
+    )
     return rates
 
 

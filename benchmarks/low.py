@@ -2,10 +2,11 @@
 
     python benchmarks/low.py
 
-Speed: vim_tiny and vim_small, random weights, un-merged. Error: the demo's trained model on its own test images: how often
-the predicted class is that of float32, the accuracy, and the root mean square of the logits' error over that of the
-logits. "bfloat16" casts the weights (`cast_weights`) and the images; "autocast" leaves the weights in float32 and lets
-torch choose per op; "int8" quantises the weights of in_proj, out_proj and head once and their inputs in each call.
+Speed: vim_tiny and vim_small, random weights, un-merged. Error: the demo's trained model on its own test images: how
+often the predicted class is that of float32, the accuracy, and the root mean square of the logits' error over that of
+the logits. "bfloat16" casts the weights (`cast_weights`) and the images; "autocast" leaves the weights in float32 and
+lets torch choose per op; "int8" quantises the weights of in_proj, out_proj and head once and their inputs in each
+call.
 """
 
 from __future__ import annotations

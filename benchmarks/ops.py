@@ -3,8 +3,8 @@
     python benchmarks/ops.py
     python benchmarks/ops.py --batch 1 --tokens 785
 
-"reference" is the op's own law in plain PyTorch. The linear layer is also told for torch's own, which asks MKL. The last
-case is a mixer of one direction, ours beside the slow path of transformers with the same weights.
+"reference" is the op's own law in plain PyTorch. The linear layer is also told for torch's own, which asks MKL. The
+last case is a mixer of one direction, ours beside the slow path of transformers with the same weights.
 """
 
 from __future__ import annotations

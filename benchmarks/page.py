@@ -3,8 +3,8 @@
     python benchmarks/page.py            # rewrites what stands between the marks, and the pictures
     python benchmarks/page.py --check    # says whether the page is what the results say; exit code 1 where not
 
-A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`. `entry.remarks` are a result's remarks, `machine` is
-where all was measured. What was not measured yet says so.
+A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`. `entry.remarks` are a result's remarks,
+`machine` is where all was measured. What was not measured yet says so.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ def scan_inputs(b: int, n: int, e: int, s: int) -> list[Tensor]:
     return [u, torch.randn(b, n, e), rates, selection[..., :s], selection[..., s:], torch.ones(e), z, bias]
 
 
-def published(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
-) -> Tensor:
+def published(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Tensor:
     """The published loop's mathematics: decay and drive of all tokens first, as (b, e, n, s), then token by token."""
     u, delta, z = u.transpose(1, 2), delta.transpose(1, 2), z.transpose(1, 2)
     step = functional.softplus(delta + bias.unsqueeze(1))
@@ -48,9 +46,7 @@ def mambapy() -> Scan | str:
     except ImportError as error:
         return f"mambapy is not here ({error}); install the extra bench"
 
-    def scan(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
-    ) -> Tensor:
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Tensor:
         step = functional.softplus(delta + bias).unsqueeze(-1)
         states = pscan(torch.exp(step * A), step * B.unsqueeze(2) * u.unsqueeze(-1))
         return ((states @ C.unsqueeze(-1)).squeeze(3) + D * u) * functional.silu(z)
@@ -66,9 +62,7 @@ def transformers_scan() -> Scan | str:
     except ImportError as error:
         return f"the scan of transformers is not here ({error}); install the extra bench"
 
-    def scan(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
-    ) -> Tensor:
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Tensor:
         u, delta, B, C, z = (x.transpose(1, 2) for x in (u, delta, B, C, z))
         y: Tensor = mamba_selective_scan(u, delta, A, B, C, D=D, z=z, delta_bias=bias, delta_softplus=True)
         return y.transpose(1, 2)

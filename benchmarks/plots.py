@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullFormatter
 
 from rmeeto.report.theme import LIGHT, SMALL, style
 
@@ -40,6 +42,7 @@ def _scan(figure: Figure, found: Result) -> None:
     for axes, (name, timings) in zip(panels, cases, strict=True):
         _bars(axes, name, {way: _median(timing) for way, timing in (timings or {}).items()}, ours="rmeeto")
         axes.set(xscale="log", xlabel="ms, logarithmic")
+        _plain(axes.xaxis)
 
 
 def _models(figure: Figure, found: Result) -> None:
@@ -73,8 +76,15 @@ def _long(figure: Figure, found: Result) -> None:
         axes.set(xscale="log", yscale="log", xlabel="tokens")
         axes.set_xticks(tokens, [str(n) for n in tokens])
         axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(title, loc="left")
         axes.legend(frameon=False)
+
+
+def _plain(axis: Axis) -> None:
+    """10 and 100 instead of powers."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str, marker: str) -> None:

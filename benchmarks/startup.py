@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py
 
-`import rmeeto` imports no torch; what a program pays that uses it is the line of `rmeeto.create`, which brings torch and
-timm, beside torch and timm alone. Every process begins with Python's own start.
+`import rmeeto` imports no torch; what a program pays that uses it is the line of `rmeeto.create`, which brings torch
+and timm, beside torch and timm alone. Every process begins with Python's own start.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def main() -> None:
     report = begin("startup", __doc__)
     report.options.repeats = min(report.options.repeats, 15)
     report.options.limit *= 4
+    report.options.cpu_time = False  # what is timed runs in other processes
     cases = dict(list(CASES.items())[:3]) if report.options.quick else CASES
     timings = in_turns({name: _started(arguments) for name, arguments in cases.items()}, report.options)
     report.keep("startup", timings)

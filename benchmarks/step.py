@@ -2,10 +2,10 @@
 
     python benchmarks/step.py
 
-The demo's model (vim_nano, trained, 27 tokens leave at each of five merges), its un-merged self as the teacher, its recipe
-(batch 32, distillation, clipping, AdamW); batches lie ready. Told are images a second on the native kernels and on the
-reference ops, in turns, and the shares of one profiled run: kernels and matrix products, the merge, all else. Figures of
-earlier versions are in docs/log.md.
+The demo's model (vim_nano, trained, 27 tokens leave at each of five merges), its un-merged self as the teacher, its
+recipe (batch 32, distillation, clipping, AdamW); batches lie ready. Told are images a second on the native kernels
+and on the reference ops, in turns, and the shares of one profiled run: kernels and matrix products, the merge, all
+else. Figures of earlier versions are in docs/log.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STEPS = 5
 def main() -> None:
     report = begin("step", __doc__)
     native, reference = _trainer(), _trainer()
-    steps = {"native kernels": lambda: native.step(), "reference ops": lambda: _on_reference(reference)}
+    steps = {"native kernels": native.step, "reference ops": lambda: _on_reference(reference)}
     timings = in_turns(steps, report.options)
     report.keep("step", timings)
     fast = timings["native kernels"]
