@@ -62,7 +62,7 @@ const Kernels &chosen() { return *current(); }
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 3; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 4; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
 
@@ -111,6 +111,18 @@ RMEETO_EXPORT int rmeeto_norm_forward(const void *calls, int64_t count) {
 }
 RMEETO_EXPORT int rmeeto_norm_backward(const void *calls, int64_t count) {
     return chosen().norm_backward(static_cast<const NormBackward *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_token_match(const void *calls, int64_t count) {
+    return chosen().token_match(static_cast<const TokenMatch *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_token_plan(const void *calls, int64_t count) {
+    return chosen().token_plan(static_cast<const TokenPlan *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_token_merge(const void *calls, int64_t count) {
+    return chosen().token_merge(static_cast<const TokenMerge *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_token_merge_backward(const void *calls, int64_t count) {
+    return chosen().token_merge_backward(static_cast<const TokenMergeBackward *>(calls), count);
 }
 RMEETO_EXPORT void rmeeto_map(int64_t function, int64_t count, const float *x, float *y) {
     chosen().map(function, count, x, y);

@@ -87,10 +87,56 @@ struct NormBackward {
     float *dweight;  // (channels)
 };
 
+// Every second patch token from row `first` on is a source; the `rank`-th most similar of the others is its destination.
+// similarity: 0 cosine, 1 minus the L1 distance, 2 minus the squared L2 distance of the normalised rows.
+struct TokenMatch {
+    int64_t batch, tokens, width, protecteds, removed, similarity, rank, first, by_sequence, threads;
+    In values;              // (batch, tokens, width)
+    const int64_t *places;  // (batch, protecteds)
+    const int64_t *rows;    // (batch, tokens - protecteds), the place of each row, or null: in order of the sequence
+    int64_t *leaving, *joined;  // (batch, removed) rows, the most similar first
+    int64_t *staying;           // (batch, sources - removed) rows, so ranked, or by sequence
+    float *best;                // (batch, sources) similarity to the one that was chosen
+};
+
+// The new place of every token where `leaving` rows join others. Not ordered: heads come first.
+struct TokenPlan {
+    int64_t batch, tokens, protecteds, removed, head_count, ordered, official;
+    const int64_t *leaving, *joined, *heads;  // rows
+    const int64_t *places, *rows;             // as in TokenMatch
+    int64_t *index;                           // (batch, tokens)
+    uint8_t *kept;                            // (batch, tokens), 0 where a token leaves, or null
+};
+
+// Which tokens become one: index (batch, tokens) in [0, length), size (batch, tokens) or null for ones, kept 0 or 1
+// (batch, tokens) or null.
+struct MergeGroups {
+    int64_t batch, tokens, length, channels, threads;
+    const int64_t *index;
+    const float *size;
+    const uint8_t *kept;
+};
+
+// Each group's mean by size; sizes (batch, length) add up, or are forgotten; moved: the new places (batch, protecteds).
+struct TokenMerge {
+    MergeGroups groups;
+    int64_t protecteds, forget;
+    In x;
+    const int64_t *places;
+    float *y, *sizes;
+    int64_t *moved;
+};
+
+struct TokenMergeBackward {
+    MergeGroups groups;
+    In dy;
+    float *dx;
+};
+
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
-// What one instruction set offers. Every function runs `count` calls of the same batch and channels, and returns 0, or
-// 1 when memory ran out.
+// What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms and
+// tokens: one), and returns 0, 1 when memory ran out, or 2 where an index is outside.
 struct Kernels {
     const char *name;
     int (*scan_forward)(const ScanForward *, int64_t count);
@@ -99,6 +145,10 @@ struct Kernels {
     int (*conv_backward)(const ConvBackward *, int64_t count);
     int (*norm_forward)(const NormForward *, int64_t count);
     int (*norm_backward)(const NormBackward *, int64_t count);
+    int (*token_match)(const TokenMatch *, int64_t count);
+    int (*token_plan)(const TokenPlan *, int64_t count);
+    int (*token_merge)(const TokenMerge *, int64_t count);
+    int (*token_merge_backward)(const TokenMergeBackward *, int64_t count);
     void (*map)(int64_t function, int64_t count, const float *x, float *y);  // for the tests of exp and friends
 };
 

@@ -280,11 +280,13 @@ struct Scratch {
     ~Scratch() { free(block); }
     Scratch(const Scratch &) = delete;
     Scratch &operator=(const Scratch &) = delete;
-    V *vectors(int64_t count) {
+    template <class T>
+    T *array(int64_t count) {
         char *taken = next;
-        next += (count * int64_t(sizeof(V)) + 63) / 64 * 64;
-        return reinterpret_cast<V *>(taken);
+        next += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+        return reinterpret_cast<T *>(taken);
     }
+    V *vectors(int64_t count) { return array<V>(count); }
 };
 
 RMEETO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rmeeto.errors import SettingsError
 from rmeeto.reduction import Settings
 from rmeeto.reduction.matchers.bipartite import plan
-from rmeeto.reduction.matching import match
 from rmeeto.reduction.ordering import new_map, patch_rows
 from rmeeto.reduction.plan import Sight
 from rmeeto.tokens import Tokens
@@ -72,7 +71,7 @@ def plans(draw):
 def planned(features, places, r, *, similarity="cosine", rank=1, order="ordered", class_place="exact", prune=False):
     rows = patch_rows(places, features.shape[1])
     sight = Sight(Tokens(features, places), rows, Settings(feature="x", similarity=similarity, rank=rank))
-    return new_map(plan(sight, r), rows, places, order=order, class_place=class_place, prune=prune)
+    return new_map(sight, plan(sight, r), order=order, class_place=class_place, prune=prune)
 
 
 @pytest.mark.parametrize("order", ["ordered", "unordered"])
@@ -130,43 +129,6 @@ def test_order_is_kept(case):
 def test_l2_matches_as_cosine_does(case):
     features, places, r = case
     assert torch.equal(planned(features, places, r, similarity="l2").index, planned(features, places, r).index)
-
-
-@pytest.mark.parametrize("similarity", ["cosine", "l1", "l2"])
-@pytest.mark.parametrize("rank", [1, 2])
-def test_ties_are_settled_by_sequence(similarity, rank):
-    # All rows alike: every source chooses the first (second) destination, the first sources leave.
-    matching = match(torch.ones(2, 9, 4), similarity, rank)
-    assert matching.chosen.tolist() == [[rank - 1] * 5] * 2
-    assert matching.ranking.tolist() == [[0, 1, 2, 3, 4]] * 2
-
-
-@pytest.mark.parametrize("similarity", ["cosine", "l1", "l2"])
-@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 9)])
-def test_zero_rows_are_safe(similarity, rows):
-    patches = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
-    patches[:, rows] = 0
-    matching = match(patches, similarity)
-    assert sorted(matching.ranking[0].tolist()) == [0, 1, 2, 3, 4]
-    assert matching.chosen.min() >= 0
-    assert matching.chosen.max() < 4
-
-
-def test_scale_of_a_row_does_not_matter():
-    patches = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
-    scaled = patches * torch.logspace(-9, 9, 12).view(1, 12, 1)
-    assert torch.equal(match(patches).ranking, match(scaled).ranking)
-    assert torch.equal(match(patches).chosen, match(scaled).chosen)
-
-
-def test_half_precision_is_compared_in_single():
-    # Similar rows, whose products bfloat16 could not tell apart.
-    patches = (1 + 0.1 * torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))).bfloat16()
-    expected = match(patches.float())
-    with torch.autocast("cpu", torch.bfloat16):
-        for given_as in (patches, patches.float()):
-            assert torch.equal(match(given_as).chosen, expected.chosen)
-            assert torch.equal(match(given_as).ranking, expected.ranking)
 
 
 @pytest.mark.parametrize("k", [0, 2])

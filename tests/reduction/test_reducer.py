@@ -90,8 +90,9 @@ def test_the_plan_is_sound_and_order_is_kept(tokens, method, r):
     if (r := removable(n, r, k)) == 0:
         return
     rows = patch_rows(tokens.places, n)
-    plan = matcher_of(method.matcher)(Sight(tokens, rows, method), r)
-    mapping = new_map(plan, rows, tokens.places, order="ordered", class_place="exact", prune=False)
+    sight = Sight(tokens, rows, method)
+    plan = matcher_of(method.matcher)(sight, r)
+    mapping = new_map(sight, plan, order="ordered", class_place="exact", prune=False)
     assert mapping.length == n - r
     for image in range(tokens.x.shape[0]):
         leaving, joined, heads = (part[image].tolist() for part in (plan.leaving, plan.joined, plan.heads))

@@ -1,6 +1,7 @@
-"""The operators of a Vision Mamba, each behind one face.
+"""The operators of a Vision Mamba and of token merging, each behind one face.
 
-Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm.
+Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm; and the
+three steps of a merge: who is most like whom, the new place of every token, and the merged values.
 
 Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel. The native form
 is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
@@ -13,10 +14,14 @@ from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
 from rmeeto.ops.rms_norm import rms_norm
 from rmeeto.ops.selective_scan import selective_scan
+from rmeeto.ops.token_match import Match, token_match
+from rmeeto.ops.token_merge import token_merge
+from rmeeto.ops.token_plan import token_plan
 
 __all__ = [
     "BackendReport",
     "Direction",
+    "Match",
     "NativeInfo",
     "SlowPathWarning",
     "bimamba",
@@ -27,6 +32,9 @@ __all__ = [
     "report",
     "rms_norm",
     "selective_scan",
+    "token_match",
+    "token_merge",
+    "token_plan",
     "use_backend",
     "use_instruction_set",
 ]

@@ -13,8 +13,12 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 3
-KERNELS = tuple(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward"))
+ABI = 4
+KERNELS = (
+    *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
+    *(f"rmeeto_token_{step}" for step in ("match", "plan", "merge", "merge_backward")),
+)
+OUTSIDE = 2  # what a kernel answers where an index is none
 CHUNK = 16  # tokens between two kept states
 CHANNEL_PAD = 16  # kept states are padded to a multiple of this many channels
 CURE = "install a C++17 compiler (g++ or clang++) and install rmeeto again"
@@ -63,7 +67,10 @@ def native_info() -> NativeInfo | None:
 
 def call(name: str, structures: bytes, count: int) -> None:
     """Run one kernel on `count` packed call structures (see csrc/rmeeto.h)."""
-    if getattr(library(), name)(structures, count):
+    answer = getattr(library(), name)(structures, count)
+    if answer == OUTSIDE:
+        raise IndexError(f"{name} was given an index outside its range, or a protected place twice; check them")
+    if answer:
         raise MemoryError(f"{name} found no scratch memory; use a smaller batch or fewer tokens")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.ops._library import call
-from rmeeto.ops._tensors import address, dense, rows, walk
+from rmeeto.ops._tensors import address, dense, indices, rows, walk
 
 _SCAN_INPUTS = "9qd22q"  # ScanInputsOf: 9 numbers, scale, 6 walks, A, D, bias, W
 _SCAN_FORWARD = struct.Struct(f"={_SCAN_INPUTS}4q")  # y, states
@@ -19,6 +19,10 @@ _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
 _NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
 _NORM_BACKWARD = struct.Struct("=4qd9q")  # the same inputs, dy, two gradients
+_TOKEN_MATCH = struct.Struct("=19q")  # 10 numbers, values, places, rows, four results
+_TOKEN_PLAN = struct.Struct("=14q")  # 7 numbers, five tensors, two results
+_TOKEN_MERGE = struct.Struct("=17q")  # MergeGroups, 2 numbers, x, places, three results
+_TOKEN_MERGE_BACKWARD = struct.Struct("=12q")  # MergeGroups, dy, dx
 
 
 class ScanInputs(NamedTuple):
@@ -170,6 +174,95 @@ class NormBackward(NamedTuple):
         return [x, weight, dy], _NORM_BACKWARD.pack(*sizes, *walk(x), address(weight), *walk(dy), *gradients)
 
 
+class TokenMatch(NamedTuple):
+    """One call: all but the first nine are written."""
+
+    values: Tensor  # (b, n, d)
+    places: Tensor  # (b, k)
+    rows: Tensor | None  # (b, N)
+    r: int
+    similarity: int
+    rank: int
+    first: int
+    by_sequence: bool
+    leaving: Tensor
+    joined: Tensor
+    staying: Tensor
+    best: Tensor
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        values, places, given = rows(self.values), indices(self.places), indices(self.rows)
+        sizes = (*values.shape, places.shape[1], self.r, self.similarity, self.rank, self.first, self.by_sequence)
+        written = [address(x) for x in (self.leaving, self.joined, self.staying, self.best)]
+        reads = (*walk(values), address(places), address(given))
+        return [values, places, given], _TOKEN_MATCH.pack(*sizes, torch.get_num_threads(), *reads, *written)
+
+
+class TokenPlan(NamedTuple):
+    """One call: index is written, kept too where it is wanted."""
+
+    leaving: Tensor  # (b, r)
+    joined: Tensor  # (b, r)
+    heads: Tensor  # (b, h)
+    places: Tensor  # (b, k)
+    rows: Tensor | None  # (b, N)
+    ordered: bool
+    official: bool
+    index: Tensor
+    kept: Tensor | None
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held = [indices(x) for x in (self.leaving, self.joined, self.heads, self.places, self.rows)]
+        counts = (self.places.shape[1], self.leaving.shape[1], self.heads.shape[1])
+        addresses = [address(x) for x in (*held, self.index, self.kept)]
+        return held, _TOKEN_PLAN.pack(*self.index.shape, *counts, self.ordered, self.official, *addresses)
+
+
+class MergeGroups(NamedTuple):
+    """Which tokens become one, and what each weighs."""
+
+    index: Tensor  # (b, n)
+    length: int
+    size: Tensor | None  # (b, n)
+    kept: Tensor | None  # (b, n)
+
+    def fields(self, channels: int) -> tuple[list[Any], tuple[int, ...]]:
+        held = [indices(self.index), dense(self.size), None if self.kept is None else self.kept.contiguous()]
+        sizes = (*self.index.shape, self.length, channels, torch.get_num_threads())
+        return held, (*sizes, *[address(x) for x in held])
+
+
+class TokenMerge(NamedTuple):
+    """One call: y, the sizes and the moved places are written."""
+
+    groups: MergeGroups
+    forget: bool
+    x: Tensor
+    places: Tensor
+    y: Tensor
+    sizes: Tensor
+    moved: Tensor
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = self.groups.fields(self.x.shape[2])
+        x, places = rows(self.x), indices(self.places)
+        others = [address(t) for t in (places, self.y, self.sizes, self.moved)]
+        return [*held, x, places], _TOKEN_MERGE.pack(*fields, places.shape[1], self.forget, *walk(x), *others)
+
+
+class TokenMergeBackward(NamedTuple):
+    """One call: dx is written."""
+
+    groups: MergeGroups
+    dy: Tensor
+    dx: Tensor
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        held, fields = self.groups.fields(self.dy.shape[2])
+        dy = rows(self.dy)
+        return [*held, dy], _TOKEN_MERGE_BACKWARD.pack(*fields, *walk(dy), address(self.dx))
+
+
 _KERNELS = {
     ScanForward: "rmeeto_scan_forward",
     ScanBackward: "rmeeto_scan_backward",
@@ -177,10 +270,17 @@ _KERNELS = {
     ConvBackward: "rmeeto_conv_backward",
     NormForward: "rmeeto_norm_forward",
     NormBackward: "rmeeto_norm_backward",
+    TokenMatch: "rmeeto_token_match",
+    TokenPlan: "rmeeto_token_plan",
+    TokenMerge: "rmeeto_token_merge",
+    TokenMergeBackward: "rmeeto_token_merge_backward",
 }
 
 
-Call: TypeAlias = ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward
+Call: TypeAlias = (
+    (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward)
+    | (TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward)
+)
 
 
 def run(calls: Sequence[Call]) -> None:

@@ -35,6 +35,18 @@ def rows(x: Tensor | None) -> Tensor | None:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+@overload
+def indices(x: Tensor) -> Tensor: ...
+@overload
+def indices(x: None) -> None: ...
+def indices(x: Tensor | None) -> Tensor | None:
+    """The tensor as contiguous int64; itself where it is already."""
+    if x is None:
+        return None
+    x = x if x.dtype is torch.int64 else x.long()
+    return x if x.is_contiguous() else x.contiguous()
+
+
 def address(x: Tensor | None) -> int:
     """Where the data begins; 0 for an absent or unwanted tensor."""
     return 0 if x is None else x.data_ptr()

@@ -18,9 +18,10 @@ from torch import Tensor
 from rmeeto.errors import BackendError
 from rmeeto.ops import _library, _onednn
 
-OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm")
+OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm", "token_match", "token_plan", "token_merge")
 NAMES = ("auto", "native", "reference")
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
+INDICES = frozenset({torch.int64})
 
 _setting = "auto"
 _warned: set[str] = set()
@@ -64,22 +65,26 @@ def setting(requested: str | None) -> str:
     return name
 
 
-def runs(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> bool:
+def runs(
+    op: str, tensors: tuple[Tensor | None, ...], requested: str | None, kinds: frozenset[torch.dtype] = KINDS
+) -> bool:
     """Whether the native kernel is asked for and can be had. Raises BackendError where nothing else will do."""
     name = setting(requested)
     if name == "reference":
         return False
-    why = _obstacle(tensors)
+    why = _obstacle(tensors, kinds)
     if why is not None and name == "native":
         raise BackendError(f"{op} has no native kernel here: {why[0]}; {why[1]}")
     return why is None
 
 
-def choose(op: str, tensors: tuple[Tensor | None, ...], requested: str | None) -> bool:
+def choose(
+    op: str, tensors: tuple[Tensor | None, ...], requested: str | None, kinds: frozenset[torch.dtype] = KINDS
+) -> bool:
     """True: run the native kernel; False: run the reference, which is said once where it was not asked for."""
-    if runs(op, tensors, requested):
+    if runs(op, tensors, requested, kinds):
         return True
-    if setting(requested) == "auto" and (why := _obstacle(tensors)) is not None:
+    if setting(requested) == "auto" and (why := _obstacle(tensors, kinds)) is not None:
         _warn_once(op, *why)
     return False
 
@@ -109,13 +114,13 @@ def _check(name: str) -> None:
         raise BackendError(f"backend {name!r} is unknown; it must be one of {', '.join(NAMES)}")
 
 
-def _obstacle(tensors: tuple[Tensor | None, ...]) -> tuple[str, str] | None:
+def _obstacle(tensors: tuple[Tensor | None, ...], kinds: frozenset[torch.dtype]) -> tuple[str, str] | None:
     """(why no native kernel runs on these tensors, the cure), or None."""
     meta = False
     for x in tensors:
         if x is None:
             continue
-        if x.dtype not in KINDS:
+        if x.dtype not in kinds:
             return f"{x.dtype} has no kernel", "use float32, or say backend='reference'"
         if x.is_cpu:
             continue

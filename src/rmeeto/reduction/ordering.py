@@ -1,42 +1,25 @@
-"""From a plan to a map: where each group stands in the new sequence.
-
-Patch tokens are numbered by rows 0 .. N-1 (the protected ones left out), then the k protected tokens are put back.
-"""
+"""From a plan to a map: where each group stands in the new sequence."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rmeeto._shapes import Int
 from rmeeto.errors import SettingsError
-from rmeeto.reduction.plan import Plan
+from rmeeto.ops import token_plan
+from rmeeto.ops.token_plan.reference import patch_rows
+from rmeeto.reduction.plan import Plan, Sight
 from rmeeto.reduction.settings import ClassPlace, Order
 from rmeeto.tokens import TokenMap
 
 
-def patch_rows(places: Int[Tensor, "b k"], tokens: int) -> Int[Tensor, "b N"]:
-    """(b, k) places of the protected tokens -> (b, N) places of the others, in sequence order."""
-    rows = torch.arange(tokens - places.shape[1], device=places.device)
-    return _put_back(rows.expand(places.shape[0], -1), places.sort(dim=1).values)
-
-
-def new_map(
-    plan: Plan,
-    rows: Int[Tensor, "b N"],
-    places: Int[Tensor, "b k"],
-    *,
-    order: Order,
-    class_place: ClassPlace,
-    prune: bool,
-) -> TokenMap:
-    """The map of n tokens onto n - r.
+def new_map(sight: Sight, plan: Plan, *, order: Order, class_place: ClassPlace, prune: bool) -> TokenMap:
+    """The map of n tokens onto n - r, each protected token alone in its group.
 
     Args:
+        sight: what the plan was made from.
         plan: who leaves and who joins whom, by rows.
-        rows: (b, N) the place in the sequence of each row.
-        places: (b, k) places of the protected tokens, each alone in its group.
         order: how the groups are ordered; "shuffled" as "ordered", for `shuffled_map` to follow.
         class_place: how the protected tokens are put back.
         prune: leaving rows weigh nothing instead of joining.
@@ -44,22 +27,24 @@ def new_map(
     Raises:
         SettingsError: the official class place with several protected tokens.
     """
-    n, r = rows.shape[1] + places.shape[1], plan.leaving.shape[1]
-    counted = _counted(plan, rows, order)
-    numbers = _numbers(plan, counted, order)
-    standing = places.sort(dim=1).values
-    if class_place == "official":
-        standing_new = _official_places(standing, n if order != "unordered" else plan.heads.shape[1] + r, r)
-        if order == "unordered":
-            standing_new = standing_new.clamp(max=plan.heads.shape[1])
-    else:
-        standing_new = _exact_places(standing, counted)
-    index = torch.empty((rows.shape[0], n), dtype=torch.int64, device=rows.device)
-    index = index.scatter(1, rows, _put_back(numbers, standing_new)).scatter(1, standing, standing_new)
-    if not prune:
-        return TokenMap(index, n - r)
-    kept = torch.ones_like(index, dtype=torch.bool).scatter(1, rows.gather(1, plan.leaving), value=False)
-    return TokenMap(index, n - r, kept)
+    places, n = sight.tokens.places, sight.tokens.x.shape[1]
+    if class_place == "official" and places.shape[1] != 1:
+        raise SettingsError(
+            f"class_place='official' is a rule for one protected token and this model has {places.shape[1]}; "
+            "use class_place='exact'"
+        )
+    index, kept = token_plan(
+        plan.leaving,
+        plan.joined,
+        plan.heads,
+        places,
+        n,
+        rows=sight.shuffled,
+        ordered=order != "unordered",
+        official=class_place == "official",
+        prune=prune,
+    )
+    return TokenMap(index, n - plan.leaving.shape[1], kept)
 
 
 def shuffled_map(places: Int[Tensor, "b k"], tokens: int, generator: torch.Generator) -> TokenMap:
@@ -68,43 +53,3 @@ def shuffled_map(places: Int[Tensor, "b k"], tokens: int, generator: torch.Gener
     permutation = torch.randperm(rows.shape[1], generator=generator).to(rows.device)
     same = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
     return TokenMap(same.scatter(1, rows, rows[:, permutation]), tokens)
-
-
-def _counted(plan: Plan, rows: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
-    """(b, N) ones for the rows that stay; where order is not kept, for the heads of the new sequence only."""
-    if order != "unordered":
-        return torch.ones_like(rows).scatter(1, plan.leaving, 0)
-    return torch.zeros_like(rows).scatter(1, plan.heads, 1)
-
-
-def _numbers(plan: Plan, counted: Int[Tensor, "b N"], order: Order) -> Int[Tensor, "b N"]:
-    """(b, N) new number of each row among the patches: that of the row it joins, if it leaves."""
-    if order != "unordered":
-        numbers = counted.cumsum(1) - 1
-    else:
-        heads = plan.heads.shape[1]
-        numbers = heads - 1 + (1 - counted).scatter(1, plan.leaving, 0).cumsum(1)
-        numbers = numbers.scatter(1, plan.heads, torch.arange(heads, device=counted.device).expand_as(plan.heads))
-    return numbers.scatter(1, plan.leaving, numbers.gather(1, plan.joined))
-
-
-def _official_places(places: Int[Tensor, "b k"], length: int, r: int) -> Int[Tensor, "b k"]:
-    """floor(p (length - r) / length): the published estimate, the same for every image."""
-    if places.shape[1] != 1:
-        raise SettingsError(
-            f"class_place='official' is a rule for one protected token and this model has {places.shape[1]}; "
-            "use class_place='exact'"
-        )
-    return places * (length - r) // length
-
-
-def _exact_places(places: Int[Tensor, "b k"], counted: Int[Tensor, "b N"]) -> Int[Tensor, "b k"]:
-    """(b, k) rising places -> rising new ones: each after as many counted rows as stood before it."""
-    ranks = torch.arange(places.shape[1], device=places.device)
-    return F.pad(counted.cumsum(1), (1, 0)).gather(1, places - ranks) + ranks
-
-
-def _put_back(rows: Int[Tensor, "b N"], places: Int[Tensor, "b k"]) -> Int[Tensor, "b N"]:
-    """(b, N) numbers that leave out protected tokens -> numbers that count them, at (b, k) rising places."""
-    gaps = places - torch.arange(places.shape[1], device=places.device)
-    return rows + (gaps.unsqueeze(2) <= rows.unsqueeze(1)).sum(dim=1)

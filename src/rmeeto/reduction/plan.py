@@ -9,15 +9,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rmeeto._shapes import Float, Int
+from rmeeto.ops.token_plan.reference import patch_rows
 from rmeeto.reduction.features import compared
 from rmeeto.reduction.settings import Feature, Settings
-from rmeeto.tokens import Tokens
+from rmeeto.tokens import Tokens, at_rows
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -44,15 +46,22 @@ class Sight:
 
     Attributes:
         tokens: the tokens as they stand in the slot.
-        rows: (b, N) int64, the place in the sequence of each patch token.
+        shuffled: (b, N) int64, the place in the sequence of each patch token where they were shuffled, else None.
         settings: how the user wants it.
         block: number of the block in front.
     """
 
     tokens: Tokens
-    rows: Int[Tensor, "b N"]
+    shuffled: Int[Tensor, "b N"] | None
     settings: Settings
     block: int = 0
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "b N"]:
+        """(b, N) int64, the place in the sequence of each patch token; made when somebody asks."""
+        if self.shuffled is not None:
+            return self.shuffled
+        return patch_rows(self.tokens.places, self.tokens.x.shape[1])
 
     def patches(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b N d"]:
         """(b, n, d) values of all tokens -> (b, N, d) those of the patch tokens, row by row."""
@@ -74,13 +83,6 @@ class Sight:
     def draw(self, purpose: str) -> torch.Generator:
         """A generator on the CPU that depends on seed, block and purpose only."""
         return drawing(self.settings.seed, self.block, purpose)
-
-
-def at_rows(values: Float[Tensor, "b N d"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
-    """(b, N, d) values, (b, r) rows -> (b, r, d) the values there."""
-    # Whole rows of a flat batch: faster on a CPU than a gather along dimension 1.
-    first = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * values.shape[1]
-    return values.flatten(0, 1).index_select(0, (rows + first).flatten()).view(*rows.shape, values.shape[-1])
 
 
 def drawing(seed: int, block: int, purpose: str) -> torch.Generator:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError
+from rmeeto.ops import token_merge
 from rmeeto.reduction.matchers import matcher_of
-from rmeeto.reduction.ordering import new_map, patch_rows, shuffled_map
+from rmeeto.reduction.ordering import new_map, shuffled_map
 from rmeeto.reduction.plan import Sight, drawing
 from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.schedule import Schedule, removable
@@ -26,13 +27,11 @@ class Planner(nn.Module):
 
     @torch.no_grad()
     def forward(self, tokens: Tokens) -> TokenMap:
-        settings, n = self.settings, tokens.x.shape[1]
-        r = removable(n, self.removal, tokens.places.shape[1])
-        rows = self._shuffled(patch_rows(tokens.places, n))
+        settings = self.settings
+        sight = self._seen(tokens)
         mapping = new_map(
-            self.matcher(Sight(tokens, rows, settings, self.block), r),
-            rows,
-            tokens.places,
+            sight,
+            self.matcher(sight, removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])),
             order=settings.order,
             class_place=settings.class_place,
             prune=settings.mode == "prune",
@@ -41,6 +40,10 @@ class Planner(nn.Module):
             return mapping
         generator = drawing(settings.seed, self.block, "order")
         return mapping.then(shuffled_map(mapping.move(tokens.places), mapping.length, generator))
+
+    def _seen(self, tokens: Tokens) -> Sight:
+        sight = Sight(tokens, None, self.settings, self.block)
+        return replace(sight, shuffled=self._shuffled(sight.rows)) if self.settings.shuffle else sight
 
     def _shuffled(self, rows: Tensor) -> Tensor:
         """(b, N) rows, a share of them permuted among themselves, alike for the whole batch."""
@@ -90,11 +93,11 @@ class Reducer(nn.Module):
 
 def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
     """Carry out a plan: residual stream, sizes, places, origin; the features were the last mixer's and are gone."""
-    x, size = _merged_values(tokens, mapping, settings)
+    x, size, places = _merged_values(tokens, mapping, settings)
     return replace(
         tokens,
         x=x,
-        places=mapping.move(tokens.places),
+        places=places,
         size=size,
         time=size if settings.size_aware_scan else None,
         weight=size if settings.proportional_attention else None,
@@ -103,12 +106,12 @@ def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
     )
 
 
-def _merged_values(tokens: Tokens, mapping: TokenMap, settings: Settings) -> tuple[Tensor, Tensor]:
+def _merged_values(tokens: Tokens, mapping: TokenMap, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     if settings.mode not in ("amax", "amin"):
-        return mapping.merge(tokens.x, tokens.sizes(), settings.mode)
+        return token_merge(tokens.x, tokens.size, mapping, tokens.places, settings.mode)
     # Extremes are not linear: as published, the mixer's output and the stream without it are merged apart, then added.
     if tokens.features is None:
         raise SettingsError(f"mode={settings.mode!r} needs the last mixer's output; put the reducer behind a block")
     hidden = tokens.features.hidden
     stream, size = mapping.merge(tokens.x - hidden, tokens.sizes(), settings.mode)
-    return stream + mapping.merge(hidden, tokens.sizes(), settings.mode)[0], size
+    return stream + mapping.merge(hidden, tokens.sizes(), settings.mode)[0], size, mapping.move(tokens.places)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from rmeeto.reduction.matchers.bipartite import of_sources
-from rmeeto.reduction.matching import normalised, pairwise
+from rmeeto.ops.token_match.reference import normalised, pairwise
 from rmeeto.reduction.plan import Plan, Sight
 
 
@@ -28,4 +27,6 @@ def plan(sight: Sight, r: int) -> Plan:
     best = torch.where(backward, before, after)
     ranking = best.argsort(dim=-1, descending=True, stable=True)
     step = torch.where(backward, -1, 1)
-    return of_sources(sight, ranking, (2 * ranking + first + step.gather(1, ranking))[:, :r])
+    sources = 2 * ranking + first
+    joined, staying = (sources + step.gather(1, ranking))[:, :r], sources[:, r:]
+    return Plan(sources[:, :r], joined, staying.sort(dim=1).values if sight.settings.split == "sequence" else staying)

@@ -8,8 +8,8 @@ by size, and stands where the most alike of its tokens stood (unordered: at the 
 from __future__ import annotations
 
 from rmeeto.errors import SettingsError
+from rmeeto.ops.token_match.reference import normalised, pairwise
 from rmeeto.reduction.features import compared
-from rmeeto.reduction.matching import normalised, pairwise
 from rmeeto.reduction.plan import Plan, Sight
 
 

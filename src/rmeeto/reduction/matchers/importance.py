@@ -8,9 +8,10 @@ weights of the merge (sizes, as everywhere). `mode="prune"` drops the least impo
 
 from __future__ import annotations
 
+from rmeeto.ops.token_match.reference import best_of, normalised, scores
 from rmeeto.reduction.features import compared
-from rmeeto.reduction.matching import best_of, normalised, scores
-from rmeeto.reduction.plan import Plan, Sight, at_rows, reading
+from rmeeto.reduction.plan import Plan, Sight, reading
+from rmeeto.tokens import at_rows
 
 
 @reading("delta")

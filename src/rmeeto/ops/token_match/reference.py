@@ -1,56 +1,64 @@
-"""Who merges into whom (arXiv 2412.12496, section 3; bipartite soft matching of arXiv 2210.09461).
-
-Patch tokens, the protected ones left out, are numbered by rows j = 0 .. N-1. Sources are every second row, usually the
-even ones, destinations the others. Letters: b batch, S sources, D destinations, d width of the compared feature.
-"""
+"""Who is most like whom in plain PyTorch: the law, ties included."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rmeeto._shapes import Float, Int
-from rmeeto.reduction.settings import Similarity
+from rmeeto.ops.token_plan.reference import patch_rows
+from rmeeto.tokens import at_rows
+
+# Similarities that are held at a time, of the whole batch: memory grows linearly with the tokens beyond.
+AT_ONCE = 1 << 24
 
 
-@dataclass(frozen=True)
-class Matching:
-    """A plan for every possible number of merges.
+class Match(NamedTuple):
+    """Which sources leave and whom they join, by rows; S sources.
 
     Attributes:
-        ranking: (b, S) int64, the sources by falling similarity to the destination they chose: the first r leave.
-        chosen: (b, S) int64, the destination that each source chose.
-        destinations: D.
+        leaving: (b, r) int64, the r sources most similar to the destination they chose, the most similar first; of
+            equal ones the first.
+        joined: (b, r) int64, the destination that each of them chose, of equally similar ones the first.
+        staying: (b, S - r) int64, the other sources, by similarity too or by sequence.
+        best: (b, S) the similarity of every source to the destination it chose, float32 (float64 for float64).
     """
 
-    ranking: Int[Tensor, "b S"]
-    chosen: Int[Tensor, "b S"]
-    destinations: int
+    leaving: Int[Tensor, "b r"]
+    joined: Int[Tensor, "b r"]
+    staying: Int[Tensor, "b h"]
+    best: Float[Tensor, "b S"]
 
 
 @torch.no_grad()
-def match(
-    patches: Float[Tensor, "b N d"], similarity: Similarity = "cosine", rank: int = 1, first: int = 0
-) -> Matching:
-    """Let every source choose its `rank`-th most similar destination.
-
-    Args:
-        patches: (b, N, d) features of the patch tokens in sequence order, N >= 2, any floating dtype; compared
-            in float32 (float64 for float64).
-        similarity: cosine, or minus a distance of the normalised rows.
-        rank: 1 for the best; cut to the number of destinations.
-        first: row of the first source, 0 or 1.
-    """
-    rows = normalised(patches)
-    similarities = scores(rows[:, first::2], rows[:, 1 - first :: 2], similarity)
-    best, chosen = best_of(similarities, rank)
+def token_match_reference(
+    values: Float[Tensor, "b n d"],
+    places: Int[Tensor, "b k"],
+    r: int,
+    *,
+    rows: Int[Tensor, "b N"] | None = None,
+    similarity: str = "cosine",
+    rank: int = 1,
+    first: int = 0,
+    by_sequence: bool = False,
+) -> Match:
+    """Similarities block by block, then a stable sort; arguments and result as in `rmeeto.ops.token_match`."""
+    rows = patch_rows(places, values.shape[1]) if rows is None else rows
+    patches = normalised(at_rows(values, rows))
+    sources, destinations = patches[:, first::2], patches[:, 1 - first :: 2]
+    block = max(1, AT_ONCE // max(1, destinations.shape[0] * destinations.shape[1]))
+    found = [best_of(scores(part, destinations, similarity), rank) for part in sources.split(block, dim=1)]
+    best, chosen = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     # A stable order: equal similarities leave by sequence on every device.
     ranking = best.argsort(dim=-1, descending=True, stable=True)
-    return Matching(ranking, chosen, similarities.shape[-1])
+    leaving, staying = ranking[:, :r], ranking[:, r:]
+    joined = 2 * chosen.gather(1, leaving) + 1 - first
+    staying = staying.sort(dim=1).values if by_sequence else staying
+    return Match(2 * leaving + first, joined, 2 * staying + first, best)
 
 
 def normalised(values: Float[Tensor, "b N d"]) -> Float[Tensor, "b N d"]:
@@ -68,9 +76,7 @@ def best_of(similarities: Float[Tensor, "b S D"], rank: int = 1) -> tuple[Float[
     return ranked[..., rank - 1], places[..., rank - 1]
 
 
-def pairwise(
-    one: Float[Tensor, "b N d"], other: Float[Tensor, "b M d"], similarity: Similarity
-) -> Float[Tensor, "b N"]:
+def pairwise(one: Float[Tensor, "b N d"], other: Float[Tensor, "b M d"], similarity: str) -> Float[Tensor, "b N"]:
     """(b, N, d) normalised rows and as many others, or one for all -> (b, N), larger for more alike."""
     if similarity == "cosine":
         return (one * other).sum(dim=-1)
@@ -79,7 +85,7 @@ def pairwise(
 
 
 def scores(
-    sources: Float[Tensor, "b S d"], destinations: Float[Tensor, "b D d"], similarity: Similarity
+    sources: Float[Tensor, "b S d"], destinations: Float[Tensor, "b D d"], similarity: str
 ) -> Float[Tensor, "b S D"]:
     """(b, S, d) and (b, D, d) normalised rows -> (b, S, D), larger for more alike."""
     if similarity == "l1":

@@ -1,0 +1,50 @@
+"""The match as the torch op `rmeeto::token_match`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops._structs import TokenMatch, run
+from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops.token_match import cost
+
+SIMILARITIES = ("cosine", "l1", "l2")  # in the order of csrc/match.h
+
+LIBRARY.define(
+    "token_match(Tensor values, Tensor places, Tensor? rows, int r, str similarity, int rank, int first,"
+    " bool by_sequence) -> (Tensor leaving, Tensor joined, Tensor staying, Tensor best)"
+)
+op = torch.ops.rmeeto.token_match.default
+
+
+def _forward(
+    values: Tensor,
+    places: Tensor,
+    rows: Tensor | None,
+    r: int,
+    similarity: str,
+    rank: int,
+    first: int,
+    by_sequence: bool,  # noqa: FBT001
+) -> tuple[Tensor, ...]:
+    made = _new(values, places, rows, r, similarity, rank, first, by_sequence)
+    if made[-1].numel():
+        run([TokenMatch(values, places, rows, r, SIMILARITIES.index(similarity), rank, first, by_sequence, *made)])
+    return made
+
+
+def _new(values: Tensor, places: Tensor, rows: Tensor | None, r: int, *how: object) -> tuple[Tensor, ...]:  # noqa: ARG001
+    first = how[2]
+    assert isinstance(first, int)
+    sources = (values.shape[1] - places.shape[1] - first + 1) // 2
+    counts = (r, r, sources - r)
+    made = [values.new_empty((values.shape[0], count), dtype=torch.int64) for count in counts]
+    return (*made, values.new_empty((values.shape[0], sources), dtype=torch.float32))
+
+
+LIBRARY.impl("token_match", _forward, "CPU")
+LIBRARY.impl("token_match", torch.library.fallthrough_kernel, "Autograd")  # whole numbers have no gradients
+torch.library.register_fake("rmeeto::token_match", _new, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.token_match)(cost.formula)
