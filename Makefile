@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard csrc/*)
 OUTPUT ?= runs/demo
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test soak check bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,15 +27,24 @@ test: install  ## all tests, and the golden ones again with shapes and types che
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q tests/golden --jaxtyping-packages=$(SHAPED),beartype.beartype
 
+soak: install  ## kill, stop, fill, cut: long trials that training loses nothing (root for two hosts and full disks)
+	$(BIN)/python soak/run.py $(SOAK_FLAGS)
+
 check: install  ## style, types and the storeys of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## measured speed of the kernels and of the models, as ratios to named peers
-	$(BIN)/python benchmarks/ops.py
-	$(BIN)/python benchmarks/models.py
+BENCHMARKS := startup limits ops scan models long step low
+
+bench: $(VENV)/peers  ## measured speed of all there is beside its peers, some 25 minutes; docs/performance.md from it
+	set -e; for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py $(BENCH_FLAGS); done
+	$(BIN)/python benchmarks/page.py
+
+$(VENV)/peers: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	touch $@
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -1,124 +1,113 @@
-"""Measured speed of whole models, as ratios to a named peer, and memory of a training step over the sequence length.
+"""Whole models: Vision Mamba, un-merged and merged, against DeiT of the same width, in turns; and compiled ones.
 
-    python benchmarks/models.py                 # all claims
-    python benchmarks/models.py --json out.json
+    python benchmarks/models.py
+    python benchmarks/models.py --sizes small --no-compile
 
-1. vim_tiny un-merged, forward, batch 16: native kernels over the reference op.
-2. merged over un-merged, by r: vim_tiny and vim_small, forward, batch 16.
-3. peak memory of a training step of vim_tiny at 197, 785 and 3137 tokens: it should grow linearly.
+Per size and batch one run of turns with vim un-merged and merged (r tokens before every second block), timm's deit
+eager and compiled, and deit with tokens merged by `rmeeto.adopt` (13 in every block, the keys compared: the usual
+setting), eager; vim compiled, as one graph. Ratios are to the un-merged eager deit of the same size. Speed does not
+depend on the weights, which are random; the accuracies beside it are the literature's (ImageNet-1K top-1, 224
+pixels): Vim and merged Vim of arXiv 2412.12496, DeiT of arXiv 2012.12877, merged DeiT not stated here.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import copy
 
+import timm
 import torch
-from memory import resident
-from torch import Tensor
+from compiling import compiled
+from harness import Call, Report, begin, forward_only, in_turns
+from torch import Tensor, nn
 
-from rmeeto.evaluate import environment, measure_speed
-from rmeeto.models import create
+from rmeeto import Schedule, Settings, adopt, attach, create
 from rmeeto.ops import use_backend
-from rmeeto.pipeline.evidence import merged_copy
-from rmeeto.records import Speed, write_json
-from rmeeto.reduction import Settings
-from rmeeto.report import Table
-from rmeeto.schedule import Schedule
 
-SIDES = {197: 224, 785: 448, 3137: 896}
+DEIT = {size: f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")}
+# (size, r): tiny was re-trained at r = 5, small and base at 11; vim small at 5, 11, 20 for three epochs.
+PUBLISHED = {
+    ("tiny", "deit"): 72.2, ("small", "deit"): 79.9, ("base", "deit"): 81.8,
+    ("tiny", "vim"): 76.1, ("small", "vim"): 80.5, ("base", "vim"): 81.9,
+    ("tiny", "vim, r = 5"): 75.3, ("small", "vim, r = 5"): 79.9, ("small", "vim, r = 11"): 79.9,
+    ("base", "vim, r = 11"): 81.3, ("small", "vim, r = 20"): 76.5,
+}  # fmt: skip
+REMOVALS, DEIT_REMOVALS = (5, 11, 20), 13
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--repeats", type=int, default=9, help="timed passes of each model")
-    parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.step is not None:
-        print(_step_memory(options.step))
-        return
-    found = {
-        "environment": environment(),
-        "native_over_reference": _native_over_reference(),
-        "merged_over_unmerged": {
-            name: _merged_over_unmerged(name, options.repeats) for name in ("vim_tiny", "vim_small")
-        },
-        "training_step_mib": _memory_by_length(),
-    }
-    if options.json is not None:
-        write_json(options.json, found)
-
-
-def _native_over_reference() -> dict[str, Any]:
-    """Three passes are enough: the ratio is far from 1 and a pass on the reference takes seconds."""
-    model, images = create("vim_tiny").eval(), torch.randn(16, 3, 224, 224)
-
-    def with_op(name: str) -> Callable[[Tensor], Tensor]:
-        def run(batch: Tensor) -> Tensor:
-            with use_backend(name), torch.inference_mode():
-                return model(batch)
-
-        return run
-
-    speeds = measure_speed(
-        {"reference op": with_op("reference"), "native kernels": with_op("native")}, images, warmup=1, repeats=3
+    report = begin(
+        "models",
+        __doc__,
+        sizes={"nargs": "+", "choices": tuple(DEIT), "default": list(DEIT)},
+        batches={"nargs": "+", "type": int, "default": [1, 16]},
+        compile={"action": argparse.BooleanOptionalAction, "default": True},
+        compile_limit={"type": float, "default": 240.0, "help": "seconds that one torch.compile may take"},
     )
-    return _shown("vim_tiny, un-merged", speeds)
+    options = report.options
+    if options.quick:
+        options.sizes, options.batches, options.compile = ["tiny"], [1], False
+    rows: list[list[str]] = []
+    for size in options.sizes:
+        models = _models(size)
+        for batch in options.batches:
+            rows += _measured(report, size, models, batch)
+    headers = ["224 pixels", "ms", "10-90 %", "images/s", "of deit", "of vim", "published top-1 %"]
+    report.show("models", headers, rows)
+    _native_over_reference(report)
+    report.finish()
 
 
-def _merged_over_unmerged(name: str, repeats: int) -> dict[str, Any]:
-    model, images = create(name).eval(), torch.randn(16, 3, 224, 224)
-    models = {"un-merged": model}
-    for r in (5, 11, 20):
-        schedule = Schedule.constant(r, model.config.depth)
-        models[f"r = {r} ({100 * schedule.reduction(197):.0f} % fewer)"] = merged_copy(model, schedule, Settings())
-    return _shown(name, measure_speed(models, images, warmup=2, repeats=repeats))
-
-
-def _shown(title: str, speeds: dict[str, Speed]) -> dict[str, Any]:
-    rows = [
-        (
-            name,
-            f"{speed.images_per_second:.2f}",
-            "1.00" if speed.ratio is None else f"{speed.ratio:.2f}",
-            "" if speed.ratio is None else f"{speed.ratio_low:.2f}-{speed.ratio_high:.2f}",
-        )
-        for name, speed in speeds.items()
-    ]
-    any_speed = next(iter(speeds.values()))
-    headers = (f"{title}, batch {any_speed.batch}, {any_speed.threads} threads", "images/s", "ratio", "10-90 %")
-    print(Table.of(headers, rows).to_text(), end="\n\n", flush=True)
-    return {name: speed.to_dict() for name, speed in speeds.items()}
-
-
-def _memory_by_length() -> dict[str, float]:
-    """Each length in a process of its own: a peak never goes down."""
-    found = {}
-    for tokens, side in SIDES.items():
-        done = subprocess.run(
-            [sys.executable, __file__, "--step", str(side)], check=True, capture_output=True, text=True
-        )
-        found[str(tokens)] = float(done.stdout)
-    rows = [(n, f"{mib:.0f}", f"{1024 * mib / int(n):.1f}") for n, mib in found.items()]
-    print(Table.of(("tokens (vim_tiny, training step, batch 1)", "MiB", "KiB per token"), rows).to_text())
+def _models(size: str) -> dict[str, nn.Module]:
+    deit, vim = timm.create_model(DEIT[size]).eval(), create(f"vim_{size}").eval()
+    merged = attach(
+        adopt(copy.deepcopy(deit)),
+        Schedule.of([DEIT_REMOVALS] * len(deit.blocks)),
+        Settings(split="sequence", feature="k"),
+    )
+    found = {"deit": deit, f"deit, merged, r = {DEIT_REMOVALS}": merged, "vim": vim}
+    for r in REMOVALS:
+        found[f"vim, r = {r}"] = attach(copy.deepcopy(vim), Schedule.constant(r, vim.config.depth))
     return found
 
 
-def _step_memory(side: int) -> float:
-    """MiB that one forward and backward pass adds to the process's peak."""
-    model = create("vim_tiny", img_size=side)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    warm = create("vim_tiny", img_size=32)
-    warm(torch.randn(1, 3, 32, 32)).sum().backward()
-    before = resident(peak=False)
-    model(torch.randn(1, 3, side, side)).sum().backward()
-    return resident(peak=True) - before
+def _measured(report: Report, size: str, models: dict[str, nn.Module], batch: int) -> list[list[str]]:
+    images, options = torch.randn(batch, 3, 224, 224), report.options
+    calls: dict[str, Call] = {name: forward_only(model, images) for name, model in models.items()}
+    for name in ("deit", "vim") if options.compile else ():
+        torch._dynamo.reset()
+        made = compiled(models[name], images, seconds=options.compile_limit, gradients=False)
+        if isinstance(made, str):
+            report.remark(f"{name}_{size}, batch {batch}: {made}")
+        else:
+            calls[f"{name}, compiled"] = forward_only(made, images)
+    timings = in_turns(calls, options)
+    case = f"{size}, batch {batch}"
+    report.keep(case, timings)
+    rows = []
+    for name, timing in timings.items():
+        of_deit, of_vim = (f"{timing.times_as_fast_as(timings[peer]):.2f}x" for peer in ("deit", "vim"))
+        speed = f"{batch / timing.median:.1f}"
+        accuracy = PUBLISHED.get((size, name.removesuffix(", compiled")), "")
+        rows.append([f"{case}: {name}", *timing.milliseconds(), speed, of_deit, of_vim, str(accuracy)])
+    return rows
+
+
+def _native_over_reference(report: Report) -> None:
+    model, images = create("vim_tiny").eval(), torch.randn(1 if report.options.quick else 16, 3, 224, 224)
+
+    def with_op(name: str) -> Call:
+        def run(batch: Tensor) -> Tensor:
+            with use_backend(name):
+                return model(batch)
+
+        return forward_only(run, images)
+
+    timings = in_turns({"native kernels": with_op("native"), "reference ops": with_op("reference")}, report.options)
+    report.keep("native over reference", timings)
+    native = timings["native kernels"]
+    rows = [[name, *each.milliseconds(), f"{each.times_as_fast_as(native):.2f}x"] for name, each in timings.items()]
+    report.show("native", [f"vim_tiny, un-merged, batch {len(images)}", "ms", "10-90 %", "of native"], rows)
 
 
 if __name__ == "__main__":

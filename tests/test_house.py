@@ -15,7 +15,8 @@ import rmeeto
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "rmeeto"
-FILES = sorted(path for folder in ("src", "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("src", "tests", "benchmarks", "soak", "tools")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 ROOMS = sorted(
     ["rmeeto", *(f"rmeeto.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py") if path.parent.name != "cli")]
 )

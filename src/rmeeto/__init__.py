@@ -2,6 +2,7 @@
 
     model = rmeeto.load("runs/demo")                                    # a merged model, schedule attached
     model = rmeeto.load("vim_tiny")                                     # published weights, downloaded
+    model = rmeeto.from_pretrained("me/vim-photos-fast")                # a model of the Hugging Face hub
     model = rmeeto.create("vim_tiny", num_classes=100)                  # random weights
     rmeeto.attach(model, rmeeto.Schedule.constant(5, model.config.depth))
     with rmeeto.detached(model):                                        # the un-merged teacher
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rmeeto.errors import RmeetoError
-    from rmeeto.hub import Hub, load
+    from rmeeto.hub import Hub, from_pretrained, load
     from rmeeto.models import adopt, create, release
     from rmeeto.pipeline import push_to_hub
     from rmeeto.reduction import Settings, attach, detach, detached, trace
@@ -42,6 +43,7 @@ _HOMES = {
     "create": "rmeeto.models",
     "detach": "rmeeto.reduction",
     "detached": "rmeeto.reduction",
+    "from_pretrained": "rmeeto.hub",
     "load": "rmeeto.hub",
     "push_to_hub": "rmeeto.pipeline",
     "release": "rmeeto.models",
@@ -61,6 +63,7 @@ __all__ = [
     "create",
     "detach",
     "detached",
+    "from_pretrained",
     "load",
     "push_to_hub",
     "release",

@@ -51,7 +51,7 @@ REFUSED = [
     (f"{RETRAIN} --model model --data four --output new", "model tells 3 classes apart and the data has 4"),
     # models and weights
     ("evaluate", "vim_nano comes without trained weights; add --weights"),
-    ("evaluate --model vim_huge", "model 'vim_huge' is unknown; choose one of videomamba_base, "),
+    ("evaluate --model vim_huge", "vim_huge is no folder of this machine and no published model; did you mean vim_b"),
     ("evaluate --model photos", "model folder photos holds no config.json"),
     ("evaluate --model cut-model", "weight file cut-model/model.safetensors is cut short"),
     (f"evaluate {NANO} --data photos --weights cut.safetensors", "weight file cut.safetensors is cut short"),
@@ -69,7 +69,7 @@ REFUSED = [
     # weight files and the hub
     ("convert gone.pth --model vim_nano --output new", "no weight file at gone.pth"),
     ("convert nano.safetensors --output new", "nano.safetensors is not called as a published file, so its network is"),
-    ("convert nano.safetensors --model vim_huge --output new", "model 'vim_huge' is unknown; choose one of"),
+    ("convert nano.safetensors --model vim_huge --output new", "model 'vim_huge' is unknown; did you mean vim_base? "),
     ("convert nano.safetensors --model vim_nano --output new", "nano.safetensors does not fit the model: "),
     ("convert nano.safetensors --model vim_nano --output model", "model holds a model already, which this would"),
     ("convert nano.safetensors --model vim_nano --output file", "output file is a file; name a folder"),

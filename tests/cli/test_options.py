@@ -15,7 +15,7 @@ from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretr
 from rmeeto.cli.main import app, main
 from rmeeto.cli.options import help_of, with_options
 from rmeeto.data.spec import Augment, DataSpec
-from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.specs import ModelSpec, PrecisionSpec, ScheduleSpec, SpeedSpec
 from rmeeto.reduction.settings import Settings
 from rmeeto.retrain.recipe import Recipe
 
@@ -48,7 +48,7 @@ OPTIONS = {
     "pretrain": f"{MODEL} {DATA} {RECIPE} {AUGMENT} {RUN} json output recipe",
     "retrain": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} {RECIPE} {AUGMENT} {SPEED} {RUN} json output recipe",
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
-    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json",
+    "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json precision",
     "recipes": "NAME json",
     "reproduce": "TABLE data json output scale weights",
 }
@@ -101,7 +101,10 @@ DEFAULTS = {
         [ModelSpec(), DataSpec(batch_size=512), ScheduleSpec(), Settings(), Recipe(), Augment(), SpeedSpec()],
     ),
     "evaluate": ("rmeeto.pipeline.measuring.evaluate", [ModelSpec(), DataSpec(), Settings()]),
-    "benchmark": ("rmeeto.pipeline.measuring.benchmark", [ModelSpec(), SpeedSpec(), ScheduleSpec(), Settings()]),
+    "benchmark": (
+        "rmeeto.pipeline.measuring.benchmark",
+        [ModelSpec(), SpeedSpec(), ScheduleSpec(), Settings(), PrecisionSpec()],
+    ),
 }
 
 

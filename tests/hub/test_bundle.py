@@ -13,8 +13,9 @@ from timm.models._hub import load_model_config_from_path  # timm reads the folde
 
 from rmeeto import records
 from rmeeto.errors import OutputError, WeightsError
-from rmeeto.hub import load, read_bundle, save_bundle
+from rmeeto.hub import bundle_folder, load, read_bundle, save_bundle
 from rmeeto.models import cast_weights, create
+from rmeeto.models.configs import TIMM_PARTS
 from rmeeto.reduction import attached
 from rmeeto.schedule import Schedule
 
@@ -47,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert bundle.model_args == SIZES
     assert bundle.schedule == SCHEDULE
     assert bundle.reduction == {"class_place": "official"}
-    assert bundle.input == {**INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
+    assert bundle.input == {**TIMM_PARTS, **INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
     assert bundle.records == {"accuracy": {"top1": 90.5, "loss": None}}
     assert bundle.version is not None
     state = model.state_dict()
@@ -67,6 +68,16 @@ def test_config_is_in_timms_form(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["num_features"] == 16
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(images), model(images))
+
+
+def test_timm_gives_a_folders_model_other_classes_and_colours(tmp_path: Path) -> None:
+    """As it does for its own models: the rest of the weights stays."""
+    model = _model()
+    _save(model, tmp_path)
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7, in_chans=3, img_size=16)
+    assert other(torch.randn(1, 3, 16, 16)).shape == (1, 7)
+    assert torch.equal(other.norm_f.weight, model.norm_f.weight)
+    torch.testing.assert_close(other.patch_embed.proj.weight.sum(1), model.patch_embed.proj.weight.sum(1))
 
 
 @pytest.mark.parametrize("name", ["vim_nano", "vim_nano_patch2_28"])
@@ -91,6 +102,15 @@ def test_load_builds_the_model_with_its_schedule(tmp_path: Path, suffix: str) ->
     images = torch.randn(2, 1, 8, 8)
     with torch.inference_mode():
         assert model.forward_tokens(images).x.shape[1] == SCHEDULE.final_length(model.num_tokens)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.bfloat16, torch.bfloat16), (torch.int8, torch.qint8)])
+def test_load_in_fewer_bits(tmp_path: Path, dtype: torch.dtype, kind: torch.dtype) -> None:
+    _save(_model(), tmp_path)
+    model = load(tmp_path, dtype=dtype)
+    assert attached(model) is not None
+    weight = model.layers[0].mixer.in_proj.weight
+    assert (weight() if dtype is torch.int8 else weight).dtype is kind
 
 
 def test_load_from_a_runs_folder(tmp_path: Path) -> None:
@@ -247,9 +267,15 @@ def test_broken_config(tmp_path: Path, content: bytes, word: str) -> None:
 
 def test_missing_parts(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not exist"):
-        load(tmp_path / "gone")
+        bundle_folder(tmp_path / "gone")
     with pytest.raises(WeightsError, match=r"holds no config\.json"):
         load(tmp_path)
+    with pytest.raises(WeightsError, match="gone is no folder of this machine and no published model; `rmeeto models`"):
+        load(tmp_path / "gone")
+    with pytest.raises(WeightsError, match=r"no published model; did you mean vim_tiny\? `rmeeto models` lists those"):
+        load("vim_tinny")
+    with pytest.raises(WeightsError, match=r"of vim_tiny_stride8 no weights are published; rmeeto\.create"):
+        load("vim_tiny_stride8")
     _save(_model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors"):

@@ -101,6 +101,21 @@ def test_of_a_users_own_file_nothing_but_the_network_is_known(tmp_path: Path) ->
     assert found.bundle.input["input_size"] == (3, 224, 224)
 
 
+@pytest.mark.parametrize("frames", [8, 16, 64])
+def test_a_file_of_8_frames_serves_a_network_of_more(tmp_path: Path, frames: int) -> None:
+    """The frames' positions are interpolated; the published file's own name changes nothing about that."""
+    state = state_of("videomamba_tiny_k400_f8", 0.5)
+    state["temporal_pos_embedding"] = torch.arange(8.0).view(1, 8, 1).expand(1, 8, 192).clone()
+    path = save(state, tmp_path / "videomamba_t16_k400_f8_res224.pth")
+    found = read_official(path, model=f"videomamba_tiny_k400_f{frames}")
+    table = found.bundle.state["temporal_pos_embedding"]
+    assert table.shape == (1, frames, 192)
+    torch.testing.assert_close(table.mean(), torch.tensor(3.5))
+    assert found.bundle.architecture == f"videomamba_tiny_k400_f{frames}"
+    assert ("origin" in found.bundle.records) == (frames == 8)
+    assert (f"positions of 8 frames interpolated to {frames}" in found.notes) == (frames != 8)
+
+
 @pytest.mark.parametrize(
     ("model", "part", "taken"),
     [
@@ -164,7 +179,7 @@ def _truncated(path: Path) -> Path:
         (_truncated, "vim_nano", WeightsError, "is cut short or damaged"),
         (lambda path: path, "vim_nano", WeightsError, "no weight file at"),
         (lambda path: save(_nano(), path), None, SettingsError, "its network is not known; name it"),
-        (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; choose one of"),
+        (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; did you mean vim_"),
         (
             lambda path: save({"model": _nano(), "args": argparse.Namespace()}, path),
             "vim_nano",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+import rmeeto
 from rmeeto.errors import OutputError, RmeetoError, SettingsError, WeightsError
 from rmeeto.hub import Hub, load, save_bundle, upload
 from rmeeto.models import create
@@ -57,6 +58,49 @@ def test_a_merged_model_comes_back_merged(far: LocalHub, near: Hub, place: str) 
     images = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
         assert torch.equal(model(images), own(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("me/nano", {}),
+        ("me/nano", {"revision": COMMIT}),
+        ("me/nano@main", {}),
+        ("hf-hub:me/nano", {"revision": "main"}),
+        ("own", {}),
+        ("hub/own", {}),
+    ],
+)
+def test_from_pretrained(
+    far: LocalHub, near: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: dict[str, Any]
+) -> None:
+    """A bare owner/name is the hub's, unless a folder of this machine is called so."""
+    for folder in (far.root / "me" / "nano", far.root / "own", tmp_path / "own"):
+        _bundle(folder)
+    monkeypatch.chdir(tmp_path)
+    model = rmeeto.from_pretrained(name, hub=near, **how)
+    assert attached(model) is not None
+    assert bool(far.asked) == ("me/nano" in name)
+    assert all(f"/{how['revision']}/" in line for line in far.asked[:1] if how)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "kind", "told"),
+    [
+        ("me/gone", None, WeightsError, "no repository me/gone at"),
+        ("me/nano", "other", WeightsError, "me/nano: the repository has no such revision"),
+        ("me/nano@main", "other", SettingsError, "revision = 'other'"),
+        ("vim_tiny", "main", SettingsError, "revision = 'main' is of a model on the hub and vim_tiny is none, or"),
+        ("runs/of/mine", None, WeightsError, "runs/of/mine is no folder of this machine and no published model"),
+    ],
+)
+def test_what_from_pretrained_refuses(
+    far: LocalHub, near: Hub, name: str, revision: str | None, kind: Any, told: str
+) -> None:
+    _bundle(far.root / "me" / "nano")
+    with pytest.raises(kind, match=told) as caught:
+        rmeeto.from_pretrained(name, revision=revision, hub=near)
+    assert "\n" not in str(caught.value)
 
 
 def test_both_files_are_of_one_commit(far: LocalHub, near: Hub) -> None:
@@ -165,7 +209,10 @@ def test_a_full_disk_is_no_broken_network(near: Hub, far: LocalHub, tmp_path: Pa
 
 def test_offline_by_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE forbids to ask https://hugging\S+; unset it, or there"):
+    with pytest.raises(
+        WeightsError,
+        match=r"HF_HUB_OFFLINE forbids to ask https://hugging\S+; unset it, or set HF_ENDPOINT to a mirror, or",
+    ):
         load("vim_tiny", hub=Hub(cache_dir=tmp_path))
 
 

@@ -179,6 +179,11 @@ def _model() -> nn.Module:
             ["2 of another size", "7x4", "3x4", "number of classes"],
         ),
         ({"pos_embed": torch.zeros(1, 9, 4)}, ["1x9x4", "1x5x4", "input size"]),
+        # Another size is no cure where other things are wrong, too.
+        (
+            {"pos_embed": torch.zeros(1, 9, 4), "tail": torch.zeros(1)},
+            ["1x9x4", "1 unexpected", "the file's sizes, or"],
+        ),
         ({"head.bias": None}, ["1 missing (head.bias)"]),
         ({f"extra.{i}": torch.zeros(1) for i in range(5)}, ["5 unexpected (extra.0, extra.1, extra.2 and 2 more)"]),
         (

@@ -56,9 +56,18 @@ def test_impossible_sizes_are_named(sizes, error, says):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(SettingsError, match=re.escape("vim_base, vim_nano, vim_small, ")):
-        config_of("vim_huge")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vim_tinny", "model 'vim_tinny' is unknown; did you mean vim_tiny? `rmeeto models` lists all there are"),
+        ("vim-small-patch16-224", "did you mean vim_small_patch16_224? "),
+        ("videomamba_middle_k400_f9", "did you mean videomamba_middle_k400_f8? "),
+        ("resnet50", "model 'resnet50' is unknown; `rmeeto models` lists"),
+    ],
+)
+def test_unknown_model_names_the_nearest_one(name, says):
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        config_of(name)
 
 
 @pytest.mark.parametrize(

@@ -292,3 +292,14 @@ def test_a_size_of_an_equal_number_of_patches_is_another_grid():
 def test_frames_of_images_are_refused():
     with pytest.raises(SettingsError, match="num_frames = 4 is for videos"):
         small().set_input_size(num_frames=4)
+
+
+@pytest.mark.parametrize("removals", [[], [2, 1, 0]])
+def test_compiles_as_one_graph(removals):
+    model, images = small().eval(), torch.randn(2, 3, 12, 12)
+    if removals:
+        attach(model, Schedule.of(removals))
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(images), model(images))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from rmeeto import pipeline
+from rmeeto.cli.texts import benchmark_text
 from rmeeto.data import DataSpec
 from rmeeto.errors import DataError, ScheduleError, SettingsError
-from rmeeto.pipeline import ModelSpec, ScheduleSpec
+from rmeeto.pipeline import ModelSpec, PrecisionSpec, ScheduleSpec
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Speed
 from rmeeto.reduction import Settings
@@ -111,3 +112,24 @@ def test_doctor() -> None:
         assert all(line["why"] or line["used"] for line in lines)
     native_is_used = any(line["used"] for line in found["backends"] if line["backend"] == "native")
     assert native_is_used == (found["native"] is not None)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_benchmark_in_other_numbers(trained: Path, precision: Any) -> None:
+    spec = ModelSpec(model=str(trained))
+    found = pipeline.benchmark(spec, SPEED, schedule=SCHEDULE, precision=PrecisionSpec(precision))
+    for name in ("unmerged", "merged"):
+        lower = found[f"{name}_{precision}"]
+        assert lower.keys() == MEASURED | {"error"}
+        assert 0 < lower["error"] < 0.3
+        assert lower["gflops"] == found[name]["gflops"]
+        speed = Speed.from_dict(lower["speed"])
+        assert (speed.dtype, speed.peer) == (precision, "unmerged")
+    text = benchmark_text(found)
+    assert f"un-merged, {precision}" in text
+    assert "error of the logits in other numbers: un-merged, " in text
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(SettingsError, match="precision = 'fp4' is unknown; choose one of fp32, bf16, int8"):
+        PrecisionSpec("fp4")  # type: ignore[arg-type]

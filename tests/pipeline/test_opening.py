@@ -68,7 +68,11 @@ def test_positions_are_resized_to_another_input_size(weights: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "kind", "told"),
     [
-        (ModelSpec(model="vim_huge"), SettingsError, "'vim_huge' is unknown; choose one of .*vim_tiny"),
+        (
+            ModelSpec(model="vim_huge"),
+            WeightsError,
+            "vim_huge is no folder of this machine and no published model; did you mean vim_base[?] `rmeeto models`",
+        ),
         (ModelSpec(model="{photos}"), WeightsError, "holds no config.json"),
         (ModelSpec(model="{trained}", img_size=16, depth=2), SettingsError, "brings its own depth, img_size; leave"),
         (ModelSpec(model="{trained}", weights="{weights}"), SettingsError, "brings its own weights; leave"),

@@ -9,7 +9,7 @@ import typer
 from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import given, with_options
 from rmeeto.cli.texts import benchmark_text
-from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.specs import ModelSpec, PrecisionSpec, ScheduleSpec, SpeedSpec
 from rmeeto.reduction.settings import Settings
 
 NAME = "benchmark"
@@ -19,6 +19,8 @@ Examples:
 
     rmeeto benchmark --model vim_tiny --r 5
 
+    rmeeto benchmark --model vim_small --r 11 --precision int8
+
     rmeeto benchmark --model runs/demo --speed-batch 1 --threads 1 --json
 
 A merged model is measured with the schedule and the settings it came with; options of schedule or settings replace
@@ -26,12 +28,15 @@ that group.
 """
 
 
-@with_options(model=ModelSpec(), schedule=ScheduleSpec(), settings=Settings(), speed=SpeedSpec())
+@with_options(
+    model=ModelSpec(), schedule=ScheduleSpec(), settings=Settings(), speed=SpeedSpec(), precision=PrecisionSpec()
+)
 def command(
     model: ModelSpec,
     schedule: ScheduleSpec,
     settings: Settings,
     speed: SpeedSpec,
+    precision: PrecisionSpec,
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
@@ -39,5 +44,5 @@ def command(
     from rmeeto.pipeline.measuring import benchmark
 
     own = {"own_schedule": not given(context, schedule), "own_settings": not given(context, settings)}
-    result = benchmark(model, speed, schedule=schedule, settings=settings, **own, watch=Screen())
+    result = benchmark(model, speed, schedule=schedule, settings=settings, precision=precision, **own, watch=Screen())
     show(benchmark_text(result), result, as_json=as_json)

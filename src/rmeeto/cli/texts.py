@@ -22,18 +22,20 @@ def result_text(result: Mapping[str, Any], output: Path) -> str:
     return "\n\n".join((result_table(result).to_text(), verdict(result), how, where))
 
 
+_MEASURED = {"unmerged": "un-merged", "merged": "merged"}
+
+
 def benchmark_text(result: Mapping[str, Any]) -> str:
     """A benchmark: one row per model and how it was measured."""
     rows = []
-    for name in ("unmerged", "merged"):
-        if name not in result:
-            continue
+    names = {name: _MEASURED[name.partition("_")[0]] for name in result if name.partition("_")[0] in _MEASURED}
+    for name, said in names.items():
         row, speed = result[name], result[name]["speed"]
         ratio = "1.00x" if speed["ratio"] is None else f"{speed['ratio']:.2f}x"
         spread = "" if speed["ratio"] is None else f"{speed['ratio_low']:.2f}-{speed['ratio_high']:.2f}"
         rows.append(
             (
-                {"unmerged": "un-merged", "merged": "merged"}[name],
+                said + "".join(f", {numbers}" for numbers in name.split("_")[1:]),
                 row["tokens"],
                 f"{row['gflops']:.3f}",
                 f"{row['gflops_paper']:.3f}",
@@ -48,6 +50,8 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
         f"batch {speed['batch']}, {speed['threads']} threads, {speed['dtype']}, {speed['device']}; "
         f"{speed['warmup']} warm-up and {len(speed['seconds'])} timed passes of each model, in turn"
     )
+    errors = [f"{said}, {100 * result[name]['error']:.2f} %" for name, said in names.items() if "_" in name]
+    how += f"\nerror of the logits in other numbers: {'; '.join(errors)}" if errors else ""
     return f"{Table.of(headers, rows).to_text()}\n\n{how}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
@@ -13,7 +14,9 @@ from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
 from rmeeto.hub.remote import Hub, fetch_bundle, fetch_published
 from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
+from rmeeto.models.configs import is_name, nearest
 from rmeeto.models.origins import Origin, find
+from rmeeto.models.precision import to_precision
 from rmeeto.reduction import Settings, attach
 
 # Where a run keeps its model, beside its records.
@@ -22,8 +25,10 @@ _INSIDE_RUN = "model"
 _FOLDER, _REMOTE = "local-dir:", "hf-hub:"
 
 
-def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> nn.Module:
-    """A trained model, in eval mode, on the CPU, in the dtypes it was saved in, its schedule attached if it has one.
+def load(
+    name: Path | str, *, model: str | None = None, hub: Hub | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """A trained model, in eval mode, on the CPU, its schedule attached if it has one.
 
     Args:
         name: one of
@@ -34,15 +39,43 @@ def load(name: Path | str, *, model: str | None = None, hub: Hub | None = None) 
             - a published weight file, or any other of the network that `model` names.
         model: the network's name, for a weight file that is not called as a published one.
         hub: where to download from; None takes the environment's settings.
+        dtype: of the weights, for inference: torch.bfloat16, which images must then have, too, or torch.int8, which
+            takes float32 images (see `rmeeto.models.to_precision`); None keeps the dtypes they were saved in.
+
+    `from_pretrained` is the same for the hub's own way of naming a model.
 
     Returns:
         the model; `pretrained_cfg` is its input's description as timm has it.
 
     Raises:
         WeightsError: a file is missing, cut, asks to run code, or does not fit the model; or there is no network.
-        SettingsError: a weight file's network is not known.
+        SettingsError: a weight file's network is not known, or the dtype cannot be had.
     """
-    return build(read_model(name, model=model, hub=hub), source=str(name))
+    built = build(read_model(name, model=model, hub=hub), source=str(name))
+    return built if dtype is None else to_precision(built, dtype)
+
+
+def from_pretrained(name: Path | str, *, revision: str | None = None, hub: Hub | None = None) -> nn.Module:
+    """What `load` gives, where a bare `owner/name` is a model on the Hugging Face hub, as that hub's users write it.
+
+    Args:
+        name: owner/name on the hub, if no folder of this machine is called so; or whatever `load` takes.
+        revision: a branch, tag or commit of the hub's repository; None takes the newest.
+        hub: where to download from; None takes the environment's settings.
+
+    Raises:
+        WeightsError, SettingsError: see `load`; or a revision is asked of what is not on the hub.
+    """
+    text = str(name)
+    if text.count("/") == 1 and ":" not in text and not Path(text).exists():
+        text = f"{_REMOTE}{text}"
+    if revision is None:
+        return load(text, hub=hub)
+    if not text.startswith(_REMOTE) or "@" in text:
+        raise SettingsError(
+            f"revision = {revision!r} is of a model on the hub and {name} is none, or names another one; leave it out"
+        )
+    return load(f"{text}@{revision}", hub=hub)
 
 
 def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = None) -> Bundle:
@@ -57,10 +90,11 @@ def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = 
         return read_bundle(fetch_bundle(text.removeprefix(_REMOTE), hub or Hub()))
     if path.is_file() and path.name not in (CONFIG, WEIGHTS):
         return read_official(path, model=model).bundle
-    origin = find(text)
-    if path.exists() or origin is None:
+    if path.exists() or str(name).startswith(_FOLDER):
         return read_bundle(bundle_folder(path))
-    return read_published(origin, hub or Hub())
+    if origin := find(text):
+        return read_published(origin, hub or Hub())
+    raise WeightsError(_nothing_called(text))
 
 
 def read_published(origin: Origin, hub: Hub) -> Bundle:
@@ -105,6 +139,15 @@ def bundle_folder(path: Path | str) -> Path:
     found = "holds no config.json" if path.exists() else "does not exist"
     raise WeightsError(
         f"model folder {path} {found}; name one with config.json and model.safetensors, or hf-hub:owner/name"
+    )
+
+
+def _nothing_called(name: str) -> str:
+    if is_name(name):
+        return f"of {name} no weights are published; rmeeto.create({name!r}) makes it with random ones"
+    return (
+        f"{name} is no folder of this machine and no published model; {nearest(name)}`rmeeto models` lists those, and "
+        f"{_REMOTE}owner/name is one on the hub"
     )
 
 

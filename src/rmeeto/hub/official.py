@@ -13,10 +13,12 @@ from rmeeto.errors import SettingsError
 from rmeeto.hub.bundle import Bundle
 from rmeeto.hub.weights import read_part
 from rmeeto.models.configs import config_of
+from rmeeto.models.embed import resize_frames
 from rmeeto.models.origins import ORIGINS, Origin, find
 
 # What a published file may hold beside the network: the second head of a distillation, which classifies nothing here.
 _EXTRAS = ("distill_head.",)
+_FRAMES = "temporal_pos_embedding"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def read_official(
     if extras:
         notes.append(f"left out what is no part of the network: {', '.join(extras)}")
     if origin is None:
+        notes += _fit_frames(network, state)
         return Converted(_unpublished(network, state, sizes), tuple(notes))
     notes.append(f"taken for {origin.name} of {origin.repo} by the file's name")
     if taken != origin.part and origin.part is not None:
@@ -130,6 +133,15 @@ def bundle_of(origin: Origin, state: dict[str, Tensor]) -> Bundle:
         version=None,
         state=state,
     )
+
+
+def _fit_frames(network: str, state: dict[str, Tensor]) -> list[str]:
+    """Interpolate the frames' positions to the network's number of frames, in place; told where it was done."""
+    frames, table = config_of(network).num_frames, state.get(_FRAMES)
+    if frames is None or table is None or table.dim() != 3 or table.shape[1] == frames:
+        return []
+    state[_FRAMES] = resize_frames(table, frames)
+    return [f"positions of {table.shape[1]} frames interpolated to {frames}"]
 
 
 def _unpublished(network: str, state: dict[str, Tensor], given: dict[str, Any]) -> Bundle:

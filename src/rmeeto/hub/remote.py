@@ -201,8 +201,8 @@ def _unreachable(error: Any, what: str, hub: Hub, cure: str) -> str:
 
 def _by_hand(repo: str) -> str:
     return (
-        f"there is no copy on this machine: set HF_ENDPOINT to a mirror, or download it by hand from "
-        f"https://huggingface.co/{repo} and use `rmeeto convert`"
+        f"set HF_ENDPOINT to a mirror, or download it by hand from https://huggingface.co/{repo} and use "
+        "`rmeeto convert`; no copy of it is on this machine"
     )
 
 

@@ -99,9 +99,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         _first_few(unexpected, "unexpected"),
     ]
     if any(problems):
-        raise WeightsError(
-            f"{source} does not fit the model: {'; '.join(filter(None, problems))}; {_cure(misshapen, missing, own)}"
-        )
+        cure = _cure(misshapen, missing, unexpected, own)
+        raise WeightsError(f"{source} does not fit the model: {'; '.join(filter(None, problems))}; {cure}")
     model.load_state_dict(dict(state))
 
 
@@ -224,10 +223,10 @@ def _without_prefixes(state: Mapping[str, Tensor], path: Path) -> dict[str, Tens
     return stripped
 
 
-def _cure(misshapen: list[str], missing: list[str], own: Mapping[str, Tensor]) -> str:
+def _cure(misshapen: list[str], missing: list[str], unexpected: list[str], own: Mapping[str, Tensor]) -> str:
     if len(missing) == len(own):
         return "no name agrees: these are the weights of another kind of network"
-    names = [text.split(" ", 1)[0] for text in misshapen]
+    names = [] if missing or unexpected else [text.split(" ", 1)[0] for text in misshapen]
     if names and all(name.startswith("head.") for name in names):
         return "build the model with the file's number of classes"
     if names == ["pos_embed"]:

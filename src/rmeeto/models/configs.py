@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -193,6 +194,8 @@ def _timm_name(short: str, config: VimConfig) -> str:
 
 # Short name -> the name in timm's manner: vim_tiny -> vim_tiny_patch16_224.
 TIMM_NAMES = {short: _timm_name(short, config) for short, config in CONFIGS.items()}
+# What timm's `pretrained_cfg` says of every network: which parts it replaces for other classes or colours.
+TIMM_PARTS = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
 _SHORT_NAMES = {long: short for short, long in TIMM_NAMES.items()}
 
 
@@ -208,8 +211,14 @@ def short_name(name: str) -> str:
         SettingsError: no model has this name.
     """
     if not is_name(name):
-        raise SettingsError(f"model {name!r} is unknown; choose one of {', '.join(sorted(CONFIGS))}")
+        raise SettingsError(f"model {name!r} is unknown; {nearest(name)}`rmeeto models` lists all there are")
     return _SHORT_NAMES.get(name, name)
+
+
+def nearest(name: str) -> str:
+    """The beginning of a message's cure, where a model is called almost so: "did you mean vim_tiny? "."""
+    found = difflib.get_close_matches(name, [*CONFIGS, *_SHORT_NAMES], n=1)
+    return f"did you mean {found[0]}? " if found else ""
 
 
 def config_of(name: str, overrides: dict[str, Any] | None = None) -> VimConfig:

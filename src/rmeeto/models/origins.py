@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rmeeto.models.configs import TIMM_PARTS
 from rmeeto.schedule import Schedule
 
 Dataset = Literal["imagenet-1k", "kinetics-400"]
@@ -90,15 +91,13 @@ class Origin:
         """What timm's `pretrained_cfg` says of the weights and their input, but for where they are."""
         return {
             "input_size": self.input_size,
-            "fixed_input_size": True,
             "mean": self.mean,
             "std": self.std,
             "interpolation": self.interpolation,
             "crop_pct": self.crop_pct,
             "crop_mode": "center",
             "num_classes": self.num_classes,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            **TIMM_PARTS,
             "tag": self.tag,
             "license": self.licence,
             "origin_url": f"https://huggingface.co/{self.repo}",

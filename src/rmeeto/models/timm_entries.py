@@ -13,7 +13,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from rmeeto.models.configs import TIMM_NAMES, VimConfig, config_of
+from rmeeto.models.configs import TIMM_NAMES, TIMM_PARTS, VimConfig, config_of
 from rmeeto.models.origins import ORIGINS, Origin, find
 
 # Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
@@ -25,13 +25,11 @@ def _described(config: VimConfig) -> dict[str, Any]:
     mean, std = _PIXELS[config.in_chans]
     return {
         "input_size": (config.in_chans, *config.img_size),
-        "fixed_input_size": True,
         "num_classes": config.num_classes,
         "crop_pct": 0.875 if config.num_frames is None else 1.0,
         "mean": mean,
         "std": std,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
+        **TIMM_PARTS,
     }
 
 

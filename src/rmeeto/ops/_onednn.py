@@ -13,13 +13,12 @@ from torch.nn import functional
 _THIN = 16
 
 
-@cache
 def available() -> bool:
     """Whether this torch carries oneDNN and the op that reaches it."""
     return torch.backends.mkldnn.is_available() and _product() is not None
 
 
-# torch.compile keeps the answer instead of tracing into the cache; see problem() in _library.py.
+# torch.compile keeps the answer instead of tracing into it, as it would into a cache; see problem() in _library.py.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from rmeeto.pipeline.publishing import push_to_hub
     from rmeeto.pipeline.reproducing import reproduce
     from rmeeto.pipeline.retraining import retrain
-    from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+    from rmeeto.pipeline.specs import ModelSpec, PrecisionSpec, ScheduleSpec, SpeedSpec
     from rmeeto.pipeline.training import pretrain
     from rmeeto.pipeline.watch import Watch
 
 _HOMES = {
     "ModelSpec": "rmeeto.pipeline.specs",
+    "PrecisionSpec": "rmeeto.pipeline.specs",
     "ScheduleSpec": "rmeeto.pipeline.specs",
     "SpeedSpec": "rmeeto.pipeline.specs",
     "Watch": "rmeeto.pipeline.watch",
@@ -43,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "ModelSpec",
+    "PrecisionSpec",
     "ScheduleSpec",
     "SpeedSpec",
     "Watch",

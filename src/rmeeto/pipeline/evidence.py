@@ -76,8 +76,8 @@ def costs_of(model: Vim) -> Costs:
     return Costs(counted_cost(model, example), published)
 
 
-def speeds_of(models: Mapping[str, Vim], spec: SpeedSpec, watch: Watch) -> dict[str, Speed]:
-    """Speed of each model, in turn with the first one.
+def speeds_of(models: Mapping[str, Any], spec: SpeedSpec, watch: Watch) -> dict[str, Speed]:
+    """Speed of each model, in turn with the first one, which is a `Vim`; the others are called with its images.
 
     Raises:
         SettingsError: more threads than the machine has cores; thousands of them end the process.

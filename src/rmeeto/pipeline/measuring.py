@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from rmeeto.data import DataSpec, open_validation
 from rmeeto.evaluate import accuracy, environment
-from rmeeto.models import Vim
+from rmeeto.evaluate.mode import evaluating
+from rmeeto.models import Vim, to_precision
 from rmeeto.ops import native_info, report
 from rmeeto.pipeline.evidence import costs_of, merged_copy, speeds_of, unmerged_copy
 from rmeeto.pipeline.opening import device_of, open_model, open_with_images, require_trained
-from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
+from rmeeto.pipeline.specs import ModelSpec, PrecisionSpec, ScheduleSpec, SpeedSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy
 from rmeeto.reduction import Settings, attached
+
+_FULL = PrecisionSpec()
 
 
 def evaluate(
@@ -56,6 +64,7 @@ def benchmark(
     settings: Settings | None = None,
     own_schedule: bool = False,
     own_settings: bool = False,
+    precision: PrecisionSpec = _FULL,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Speed and cost of a merged model against its un-merged self, measured in turn.
@@ -67,11 +76,13 @@ def benchmark(
         settings: how tokens are matched and merged; None takes those that came with the model.
         own_schedule: prefer the schedule that came with the model, where one did, over `schedule`.
         own_settings: prefer the settings that came with the model, where some did, over `settings`.
+        precision: other numbers, in which the same models are measured as well, in turn.
         watch: told how it goes.
 
     Returns:
         {"model", "schedule", "unmerged": {...}, "merged": {...} | absent, "environment"}; each with "speed" (a
-        `Speed` record), "gflops", "gflops_paper" and "tokens".
+        `Speed` record), "gflops", "gflops_paper" and "tokens". Of another precision the same under "unmerged_bf16" and
+        so on, with "error", the root mean square of the logits' error over that of the fp32 logits.
 
     Raises:
         RmeetoError: a kind of it for each input that cannot be.
@@ -84,7 +95,9 @@ def benchmark(
         models["merged"] = merged_copy(opened.model, own[0], chosen)
     elif schedule is not None:
         models["merged"] = _merged(opened.model, schedule, chosen)
-    speeds = speeds_of(models, speed, watch or Unwatched())
+    lower = {} if precision == _FULL else {name: _in_numbers(each, precision) for name, each in models.items()}
+    beside = {f"{name}_{precision.precision}": run for name, run in lower.items()}
+    speeds = speeds_of({**models, **beside}, speed, watch or Unwatched())
     result: dict[str, Any] = {"kind": "benchmark", "model": opened.name}
     for name, measured in models.items():
         costs, attachment = costs_of(measured), attached(measured)
@@ -95,8 +108,26 @@ def benchmark(
             "schedule": None if attachment is None else list(attachment[0].removals),
             "tokens": _final_tokens(measured),
         }
+    for name, run in lower.items():
+        key = f"{name}_{precision.precision}"
+        taken = dataclasses.replace(speeds[key], dtype=precision.precision)
+        result[key] = {**result[name], "speed": taken.to_dict(), "error": _error(run, models[name])}
     result["conventions"] = costs.conventions
     return {**result, "environment": environment()}
+
+
+def _in_numbers(model: Vim, precision: PrecisionSpec) -> Callable[[Tensor], Tensor]:
+    """A copy of the model in other numbers, which takes and gives float32."""
+    dtype = {"bf16": torch.bfloat16, "int8": torch.int8}[precision.precision]
+    lower = to_precision(copy.deepcopy(model), dtype).eval()
+    return (lambda images: lower(images.to(dtype)).float()) if dtype.is_floating_point else lower
+
+
+def _error(run: Callable[[Tensor], Tensor], model: Vim) -> float:
+    images = torch.randn(4, *model.config.input_shape, generator=torch.Generator().manual_seed(0))
+    with evaluating(model):
+        wanted = model(images)
+        return float((run(images) - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
 def doctor() -> dict[str, Any]:

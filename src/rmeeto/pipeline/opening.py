@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -122,8 +121,6 @@ def open_model(spec: ModelSpec, *, num_classes: int | None = None) -> Opened:
     if spec.weights is not None or spec.sizes():
         given = ["weights"] * (spec.weights is not None) + sorted(spec.sizes())
         raise SettingsError(f"{spec.model} comes trained and brings its own {', '.join(given)}; leave them out")
-    if not (Path(spec.model).exists() or find(spec.model) or ":" in spec.model):
-        config_of(spec.model)  # neither name nor place: the message lists the names
     bundle = read_model(spec.model)
     model = build(bundle, spec.model)
     if not isinstance(model, Vim):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.schedule import Phase, Schedule
+
+Numbers = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,25 @@ class ScheduleSpec:
                 f"{depth} blocks apart"
             )
         return schedule
+
+
+@dataclass(frozen=True)
+class PrecisionSpec:
+    """In which numbers a model is measured beside fp32.
+
+    Attributes:
+        precision: fp32 for nothing else; bf16 weights and activations; or int8 weights of the large matrix products,
+            whose inputs are quantised in each call.
+
+    Raises:
+        SettingsError: another word.
+    """
+
+    precision: Numbers = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in (known := get_args(Numbers)):
+            raise SettingsError(f"precision = {self.precision!r} is unknown; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

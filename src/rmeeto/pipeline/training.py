@@ -164,7 +164,7 @@ def run_training(
     """
     processes = Processes()
     about = _about(opened, teacher, data, augment)
-    if processes.is_main and spec.resume == "no":
+    if processes.is_main and not Checkpoints(output / CHECKPOINTS).all():
         (output / BAD_IMAGES).unlink(missing_ok=True)
     data.bad.keep_in(output / BAD_IMAGES)
     if processes.is_main and not (output / FIRST_BATCH).exists():

@@ -1,0 +1,82 @@
+"""Puts the measured tables into docs/performance.md and draws its pictures, from the results alone.
+
+    python benchmarks/page.py            # rewrites what stands between the marks, and the pictures
+    python benchmarks/page.py --check    # says whether the page is what the results say; exit code 1 where not
+
+A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`. `entry.remarks` are a result's remarks,
+`machine` is where all was measured. What was not measured yet says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from plots import draw
+
+from rmeeto.records import read_json, write_bytes, write_text
+from rmeeto.report import Table
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
+_MARK = re.compile(r"(<!-- ([\w.]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="results (all in benchmarks/results)")
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    options = parser.parse_args()
+    results = read(options.files or sorted(RESULTS.glob("*.json")))
+    before = PAGE.read_text(encoding="utf-8")
+    after = rendered(before, results)
+    if options.check:
+        sys.exit(None if before == after else f"{PAGE.name} is not what the results say; run benchmarks/page.py")
+    write_text(PAGE, after)
+    for name, data in draw(results).items():
+        write_bytes(RESULTS / f"{name}.png", data)
+
+
+def read(files: Iterable[Path]) -> dict[str, Mapping[str, Any]]:
+    """Results by the name of their entry."""
+    return {found["entry"]: found for found in map(read_json, files)}
+
+
+def rendered(page: str, results: Results) -> str:
+    """The page with every marked part anew."""
+    return _MARK.sub(lambda mark: f"{mark[1]}{_part(mark[2], results)}\n{mark[3]}", page)
+
+
+def _part(name: str, results: Results) -> str:
+    if name == "machine":
+        return "\n".join(dict.fromkeys(_machine(found) for found in results.values())) or "Nothing was measured yet."
+    entry, _, part = name.partition(".")
+    found = results.get(entry)
+    if found is None:
+        return f"Not measured yet: `python benchmarks/{entry}.py`."
+    if part == "remarks":
+        return "\n".join(f"- {remark}" for remark in found["remarks"]) or "Nothing to remark."
+    if part == "picture":
+        return f"![{entry}](../benchmarks/results/{entry}.png)"
+    if part not in found["tables"]:
+        return f"Not among the results of `{found['command']}`."
+    table = found["tables"][part]
+    how = " (quick: these numbers mean nothing)" if found["quick"] else ""
+    return f"{Table.of(table['headers'], table['rows']).to_markdown()}\n\nPrinted by `{found['command']}`{how}."
+
+
+def _machine(found: Mapping[str, Any]) -> str:
+    where = found["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
+    native = where.get("native")
+    kernels = f"kernels for {native['instruction_set']} by {native['compiler']}" if native else "no native kernels"
+    return f"- {where['cpu']}, {where['cores']} cores, {where['threads']} threads, {kernels}; {packages}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The selective scan: our kernel against all that PyTorch users have on a CPU, in turns.
+
+    python benchmarks/scan.py            # some minutes, most of them torch.compile and the loops with gradients
+    python benchmarks/scan.py --quick    # to see that it runs
+
+Peers: the published loop's mathematics, mambapy's parallel scan, the slow path of transformers, our own reference in
+PyTorch, and the reference compiled by torch.compile. Before anything is timed each must equal the reference. One state
+update is one step of one state of one channel: b n e s of them in a scan. Memory is what one forward and backward pass
+adds to the peak of a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+import torch
+from compiling import compiled
+from harness import Call, Report, Timing, Way, begin, child, forward_only, in_turns, with_gradients
+from memory import resident
+from peers import Scan, mambapy, published, scan_inputs, transformers_scan
+from torch import Tensor
+
+from rmeeto.ops import selective_scan
+from rmeeto.ops.selective_scan import selective_scan_reference
+
+NATIVE, COMPILED = "rmeeto", "our reference, torch.compile"
+LENGTHS = (197, 785, 3137)
+
+
+def main() -> None:
+    report = begin(
+        "scan",
+        __doc__,
+        tokens={"type": int, "default": 197},
+        channels={"type": int, "default": 384},
+        state={"type": int, "default": 16},
+        compile_limit={"type": float, "default": 240.0, "help": "seconds that one torch.compile may take; 0 is none"},
+        child={"type": int, "help": argparse.SUPPRESS},
+    )
+    options = report.options
+    if options.child:
+        print(_step_memory(options.child, options))
+        return
+    if options.quick:
+        options.tokens, options.channels, options.compile_limit = 33, 64, 0
+    scans = _scans(report)
+    rows: list[list[str]] = []
+    for batch in (1, 16):
+        inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
+        for kind, way in (("forward", forward_only), ("forward + backward", with_gradients)):
+            rows += _against_peers(report, scans, inputs, kind, way)
+    columns = ["scan", "by", "ms", "10-90 %", "rounds", "10^9 updates/s", "rmeeto is faster by"]
+    report.show("scan", columns, rows)
+    _scaling(report)
+    _memory(report)
+    report.finish()
+
+
+def _native(*inputs: Tensor) -> Tensor:
+    return selective_scan(*inputs, backend="native")
+
+
+def _scans(report: Report) -> dict[str, Scan]:
+    """Ours and those peers that are here and give the reference's numbers."""
+    found: dict[str, Scan] = {NATIVE: _native, "our reference": selective_scan_reference}
+    named = {"published loop": published, "mambapy": mambapy(), "transformers, slow path": transformers_scan()}
+    inputs = scan_inputs(2, 19, 8, 4)
+    wanted = selective_scan_reference(*inputs)
+    for name, scan in named.items():
+        if isinstance(scan, str):
+            report.remark(f"{name}: {scan}")
+            continue
+        torch.testing.assert_close(scan(*inputs), wanted, rtol=1e-4, atol=1e-4)
+        found[name] = scan
+    return found
+
+
+def _against_peers(report: Report, scans: Mapping[str, Scan], inputs: list[Tensor], kind: str, way) -> list[list[str]]:
+    options, batch = report.options, len(inputs[0])
+    gradients = kind != "forward"
+    calls: dict[str, Call] = {}
+    for name, scan in scans.items():
+        calls[name] = way(scan, inputs) if gradients else way(scan, *inputs)
+    # With gradients once: the graph of a loop over all tokens takes minutes to compile, or does not end.
+    if options.compile_limit and not (gradients and batch > 1):
+        leaves = [x.detach().requires_grad_(gradients) for x in inputs]
+        made = compiled(selective_scan_reference, *leaves, seconds=options.compile_limit, gradients=gradients)
+        if isinstance(made, str):
+            report.remark(f"our reference, {kind}, batch {batch}: {made}")
+        else:
+            calls[COMPILED] = way(made, inputs) if gradients else way(made, *inputs)
+    timings = in_turns(calls, options)
+    report.keep(f"{kind}, batch {batch}", timings)
+    updates = inputs[0].numel() * options.state
+    return [_row(f"{kind}, batch {batch}", name, timing, timings[NATIVE], updates) for name, timing in timings.items()]
+
+
+def _row(case: str, name: str, timing: Timing, native: Timing, updates: int) -> list[str]:
+    ratio = "" if timing is native else f"{native.times_as_fast_as(timing):.1f}x"
+    speed = f"{updates / timing.median / 1e9:.3f}"
+    return [case, name, *timing.milliseconds(), str(len(timing.seconds)), speed, ratio]
+
+
+def _scaling(report: Report) -> None:
+    """Our kernel on one thread and on all, and the backward pass beside the forward one."""
+    options, rows = report.options, []
+    threads = sorted({1, options.threads})
+    for batch in (1, 16):
+        inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
+        calls = {"forward": forward_only(_native, *inputs), "forward + backward": with_gradients(_native, inputs)}
+        ways = {f"{kind}, {t} threads": Way(call, t) for kind, call in calls.items() for t in threads}
+        timings = in_turns(ways, options)
+        report.keep(f"scaling, batch {batch}", timings)
+        for kind in calls:
+            one, most = (timings[f"{kind}, {t} threads"] for t in (1, options.threads))
+            scaled = f"{most.times_as_fast_as(one):.2f}x"
+            speed = f"{inputs[0].numel() * options.state / most.median / 1e9:.2f}"
+            rows.append([f"{kind}, batch {batch}", one.milliseconds()[0], most.milliseconds()[0], scaled, speed])
+        step, forward = (timings[f"{kind}, {options.threads} threads"].median for kind in reversed(calls))
+        report.figures[f"backward over forward, batch {batch}"] = step / forward - 1
+        report.remark(f"Batch {batch}: the backward pass takes {step / forward - 1:.2f} times the forward pass.")
+    all_of_them = f"all threads ({options.threads}), ms"
+    headers = ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"]
+    report.show("scaling", headers, rows)
+
+
+def _memory(report: Report) -> None:
+    options, rows = report.options, []
+    for tokens in LENGTHS[:1] if options.quick else LENGTHS:
+        sizes = ("--channels", str(options.channels), "--state", str(options.state))
+        mib = float(child("--child", str(tokens), *sizes))
+        rows.append([str(tokens), f"{mib:.1f}", f"{1024 * mib / tokens:.1f}"])
+    report.show("scan_memory", ["tokens, batch 8, forward + backward", "MiB", "KiB per token"], rows)
+
+
+def _step_memory(tokens: int, options: argparse.Namespace) -> float:
+    """MiB that forward + backward add to a fresh process, inputs included."""
+    with_gradients(_native, scan_inputs(1, 2, 16, options.state))()
+    before = resident(peak=False)
+    inputs = [x.detach().requires_grad_() for x in scan_inputs(8, tokens, options.channels, options.state)]
+    _native(*inputs).sum().backward()
+    return resident(peak=True) - before
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The parts that all benchmarks share, without measuring anything that takes time."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch):
+    """Imports a benchmark as the script sees its neighbours."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def read(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return read
+
+
+def _options(repeats: int, limit: float) -> argparse.Namespace:
+    return argparse.Namespace(repeats=repeats, limit=limit, cpu_time=False)
+
+
+def test_ways_take_turns_and_the_slow_one_has_fewer(module) -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        time.sleep(0.02)
+
+    timings = module("harness").in_turns({"fast": lambda: calls.append("fast"), "slow": slow}, _options(5, 0.05))
+    assert len(timings["fast"].seconds) == 5
+    assert 1 <= len(timings["slow"].seconds) <= 2
+    rounds = calls[-5 - len(timings["slow"].seconds) :]
+    assert rounds[:2] == ["fast", "slow"]
+
+
+def test_a_ratio_is_of_one_rounds_neighbours(module) -> None:
+    timing = module("harness").Timing
+    ours, peer = timing((1.0, 10.0, 2.0)), timing((2.0, 20.0))
+    assert ours.times_as_fast_as(peer) == 2.0
+    assert ours.median == 2.0
+    assert ours.fastest == 1.0
+
+
+def test_threads_are_put_back(module) -> None:
+    harness, before, seen = module("harness"), torch.get_num_threads(), []
+    way = harness.Way(lambda: seen.append(torch.get_num_threads()), threads=before + 1)
+    harness.in_turns({"more": way}, _options(1, 1.0))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_published_loop_is_the_reference(module, *, gradients: bool) -> None:
+    """The peer that everybody is compared with computes what we compute."""
+    from rmeeto.ops.selective_scan import selective_scan_reference
+
+    peers = module("peers")
+    inputs = [x.double().requires_grad_(gradients) for x in peers.scan_inputs(2, 7, 5, 3)]
+    mine, wanted = peers.published(*inputs), selective_scan_reference(*inputs)
+    torch.testing.assert_close(mine, wanted)
+    if gradients:
+        torch.testing.assert_close(*(torch.autograd.grad(y.sum(), inputs) for y in (mine, wanted)))
+
+
+def test_a_compilation_that_takes_too_long_ends(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    compiled = module("compiling").compiled
+    assert "0 s" in compiled(lambda: time.sleep(5), seconds=0.05, gradients=False)
+    assert callable(compiled(lambda: None, seconds=5.0, gradients=False))
+
+
+def test_one_benchmark_runs(tmp_path: Path) -> None:
+    """Start-up, the quickest one: it needs no model and no peer."""
+    file = tmp_path / "startup.json"
+    line = [sys.executable, str(BENCHMARKS / "startup.py"), "--quick", "--repeats", "1", "--output", str(file)]
+    told = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    found = json.loads(file.read_text())
+    assert found["entry"] == "startup"
+    assert str(tmp_path) not in found["command"]
+    assert found["quick"] is True
+    assert [row[0] for row in found["tables"]["startup"]["rows"]] == list(found["figures"]["startup"])
+    assert "import torch" in told
+
+
+def test_the_page_shows_the_results(module) -> None:
+    page = module("page")
+    table = {"headers": ["way", "ms"], "rows": [["native", "1.5"]]}
+    found = {"command": "python benchmarks/x.py", "quick": False, "tables": {"t": table}, "remarks": ["Said."]}
+    marks = "".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("x.t", "x.remarks", "y.t"))
+    shown = page.rendered(marks, {"x": found})
+    assert "| native | 1.5 |\n\nPrinted by `python benchmarks/x.py`." in shown
+    assert "- Said." in shown
+    assert "Not measured yet: `python benchmarks/y.py`." in shown
+    assert "old" not in shown
+    assert page.rendered(shown, {"x": found}) == shown
+
+
+def test_the_page_is_what_the_results_say(module) -> None:
+    page = module("page")
+    text = page.PAGE.read_text()
+    assert page.rendered(text, page.read(sorted(page.RESULTS.glob("*.json")))) == text
+
+
+def test_every_mark_of_the_page_has_a_benchmark(module) -> None:
+    page = module("page")
+    entries = {mark.group(2).partition(".")[0] for mark in page._MARK.finditer(page.PAGE.read_text())}
+    assert entries - {"machine"}
+    assert all((BENCHMARKS / f"{entry}.py").is_file() for entry in entries - {"machine"})
+
+
+def test_no_result_is_a_quick_one(module) -> None:
+    page = module("page")
+    assert not [name for name, found in page.read(page.RESULTS.glob("*.json")).items() if found["quick"]]
