@@ -118,7 +118,7 @@ class Vim(nn.Module):
         }
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, *, enable: bool = True) -> None:
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002  (timm's signature)
         """Keep only the input of each block and compute the block again for the gradients: less memory, more time."""
         self.grad_checkpointing = enable
 
