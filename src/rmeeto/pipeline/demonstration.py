@@ -20,9 +20,9 @@ from rmeeto.reduction import Settings
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.loop import CHECKPOINTS
 
-SCHEDULE = ScheduleSpec(r=27)
+SCHEDULE = ScheduleSpec(r=30)
 RECIPE = Recipe(
-    epochs=4,
+    epochs=5,
     batch_size=32,
     lr=1.5e-3,
     min_lr=1e-5,
