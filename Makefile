@@ -36,7 +36,7 @@ check: install  ## style, types and the storeys of the house
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := startup limits ops scan merging models long step low
+BENCHMARKS := startup limits ops scan models merging long step low
 
 bench: $(VENV)/peers  ## measured speed of all there is beside its peers, some 25 minutes; docs/performance.md from it
 	set -e; for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py $(BENCH_FLAGS); done

@@ -62,7 +62,7 @@ inline bool list_patches(const int64_t *places, const int64_t *rows, int64_t pro
     return true;
 }
 
-// What one call works with, image after image.
+// What some images of a call are worked with.
 struct Matched {
     int64_t patches, sources, destinations, padded, vectors;  // padded sources, vectors of destinations
     float *source, *panels;                                   // normalised: rows, and columns panel by panel
@@ -70,7 +70,6 @@ struct Matched {
     int32_t *place, *chosen;
     uint8_t *marked;
     uint64_t *keys;
-    float *best;
 
     explicit Matched(const TokenMatch &m)
         : patches(m.tokens - m.protecteds),
@@ -94,7 +93,6 @@ struct Matched {
         chosen = scratch.array<int32_t>(m.batch * sources);
         marked = scratch.array<uint8_t>(m.batch * m.tokens);
         keys = scratch.array<uint64_t>(m.batch * sources * 2);
-        best = m.best;
     }
 };
 
@@ -250,9 +248,9 @@ RMEETO_INLINE void against_all(const TokenMatch &m, const Matched &w, int64_t ba
     }
 }
 
-inline void keep(const Matched &w, int64_t batch, int64_t source, Ranked found) {
+inline void keep(const TokenMatch &m, const Matched &w, int64_t batch, int64_t source, Ranked found) {
     if (source >= w.sources) return;
-    w.best[batch * w.sources + source] = found.value;
+    m.best[batch * w.sources + source] = found.value;
     w.chosen[batch * w.sources + source] = found.place;
 }
 
@@ -260,7 +258,7 @@ inline void choose_best(const TokenMatch &m, const Matched &w, int64_t batch, in
     Running running[kSourceBlock];
     for (Running &r : running) r = {splat(-__builtin_inff()), VI{}};
     against_all(m, w, batch, begin, end, [&](int64_t s, V v, int32_t first) { running[s].meet(v, first); });
-    for (int64_t s = begin; s < end; ++s) keep(w, batch, s, running[s - begin].best());
+    for (int64_t s = begin; s < end; ++s) keep(m, w, batch, s, running[s - begin].best());
 }
 
 inline int choose_ranked(const TokenMatch &m, const Matched &w, int64_t batch, int64_t begin, int64_t end) {
@@ -275,7 +273,7 @@ inline int choose_ranked(const TokenMatch &m, const Matched &w, int64_t batch, i
         memcpy(values, &v, sizeof values);
         for (int32_t i = 0; i < smaller(kLanes, w.destinations - first); ++i) lists[s].meet({values[i], first + i}, rank);
     });
-    for (int64_t s = begin; s < end; ++s) keep(w, batch, s, entries[(s - begin) * rank + rank - 1]);
+    for (int64_t s = begin; s < end; ++s) keep(m, w, batch, s, entries[(s - begin) * rank + rank - 1]);
     return 0;
 }
 
@@ -307,7 +305,7 @@ inline const uint64_t *sort(uint64_t *keys, uint64_t *other, int64_t count) {
 inline void rank_sources(const TokenMatch &m, const Matched &w, int64_t batch) {
     const int64_t count = w.sources;
     uint64_t *keys = w.keys + batch * count * 2;
-    for (int64_t s = 0; s < count; ++s) keys[s] = uint64_t(falling(w.best[batch * count + s])) << 32 | uint64_t(s);
+    for (int64_t s = 0; s < count; ++s) keys[s] = uint64_t(falling(m.best[batch * count + s])) << 32 | uint64_t(s);
     const uint64_t *sorted = sort(keys, keys + count, count);
     uint8_t *gone = w.marked + batch * m.tokens;
     for (int64_t s = 0; s < count; ++s) gone[s] = 0;
@@ -326,12 +324,7 @@ inline void rank_sources(const TokenMatch &m, const Matched &w, int64_t batch) {
         if (!gone[s]) *staying++ = 2 * s + m.first;
 }
 
-int token_match(const TokenMatch *calls, int64_t) {
-    const TokenMatch &m = *calls;
-    Matched w(m);
-    Scratch scratch(w.bytes(m));
-    if (!scratch.block) return kMemory;
-    w.take(m, scratch);
+inline int match_images(const TokenMatch &m, const Matched &w) {
     int problem = 0;
     const int threads = int(m.threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1 && m.batch > 1) reduction(max : problem)
@@ -360,6 +353,29 @@ int token_match(const TokenMatch *calls, int64_t) {
     if (problem) return problem;
 #pragma omp parallel for num_threads(threads) if (threads > 1 && m.batch > 1)
     for (int64_t b = 0; b < m.batch; ++b) rank_sources(m, w, b);
+    return 0;
+}
+
+// A few images at a time: what is packed of them is still in the cache when it is compared.
+int token_match(const TokenMatch *calls, int64_t) {
+    TokenMatch m = *calls;
+    const int64_t at_once = smaller(m.batch, m.threads > 1 ? 2 * m.threads : 1);
+    m.batch = at_once;
+    Matched w(m);
+    Scratch scratch(w.bytes(m));
+    if (!scratch.block) return kMemory;
+    w.take(m, scratch);
+    for (int64_t begin = 0; begin < calls->batch; begin += at_once) {
+        m.batch = smaller(at_once, calls->batch - begin);
+        m.values.data = calls->values.data + begin * m.values.batch_stride;
+        m.places = calls->places + begin * m.protecteds;
+        m.rows = calls->rows ? calls->rows + begin * w.patches : nullptr;
+        m.leaving = calls->leaving + begin * m.removed;
+        m.joined = calls->joined + begin * m.removed;
+        m.staying = calls->staying + begin * (w.sources - m.removed);
+        m.best = calls->best + begin * w.sources;
+        if (const int problem = match_images(m, w)) return problem;
+    }
     return 0;
 }
 

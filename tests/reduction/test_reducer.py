@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmeeto.errors import ScheduleError, SettingsError
+from rmeeto.ops import native_info
 from rmeeto.reduction import Reducer, Settings
 from rmeeto.reduction.matchers import MATCHERS, matcher_of
 from rmeeto.reduction.ordering import new_map, patch_rows
@@ -293,3 +295,30 @@ def test_a_feature_that_is_read_is_told(matcher):
 def test_without_a_class_token_nothing_can_be_like_it():
     with pytest.raises(SettingsError, match="has none"):
         Reducer(2, Settings(matcher="class_token"))(random_tokens(k=0))
+
+
+@pytest.mark.skipif(native_info() is None, reason="no native kernels here")
+def test_a_merge_is_three_ops():
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    with torch.no_grad(), Seen():
+        Reducer(4, Settings())(random_tokens(n=20, sized=True))
+    made = [name for name in names if name.startswith("rmeeto::")]
+    assert made == ["rmeeto::token_match", "rmeeto::token_plan", "rmeeto::token_merge"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"order": "unordered", "mode": "prune"}, {"matcher": "adjacent"}])
+def test_a_merge_compiles_as_one_graph(settings):
+    tokens, reducer = random_tokens(n=20, sized=True), Reducer(4, Settings(**settings))
+
+    def merged(x):
+        out = reducer(replace(tokens, x=x))
+        return out.x, out.size, out.places
+
+    found = torch.compile(merged, fullgraph=True, backend="aot_eager")(tokens.x)
+    for one, other in zip(found, merged(tokens.x), strict=True):
+        assert torch.equal(one, other)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -56,9 +55,9 @@ class Sight:
     settings: Settings
     block: int = 0
 
-    @cached_property
+    @property
     def rows(self) -> Int[Tensor, "b N"]:
-        """(b, N) int64, the place in the sequence of each patch token; made when somebody asks."""
+        """(b, N) int64, the place in the sequence of each patch token; made whenever somebody asks."""
         if self.shuffled is not None:
             return self.shuffled
         return patch_rows(self.tokens.places, self.tokens.x.shape[1])
