@@ -63,7 +63,8 @@ def test_booleans_are_keyword_only() -> None:
         for argument, default in _positional_defaults(function)
         if isinstance(default, ast.Constant) and isinstance(default.value, bool)
     ]
-    assert positional == ["src/rmeeto/models/vim.py:set_grad_checkpointing(enable)"]  # timm's signature, whose callers it has
+    # timm's signature, whose callers it has
+    assert positional == ["src/rmeeto/models/vim.py:set_grad_checkpointing(enable)"]
 
 
 def _positional_defaults(function: Function) -> Iterator[tuple[ast.arg, ast.expr]]:
