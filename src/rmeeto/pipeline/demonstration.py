@@ -20,7 +20,7 @@ from rmeeto.reduction import Settings
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.loop import CHECKPOINTS
 
-SCHEDULE = ScheduleSpec(r=30)
+SCHEDULE = ScheduleSpec(r=32)
 RECIPE = Recipe(
     epochs=5,
     batch_size=32,
@@ -35,7 +35,7 @@ RECIPE = Recipe(
     clip_grad=1.0,
     time_limit=205.0,
 )
-SPEED = SpeedSpec(speed_batch=32, speed_repeats=25, speed_warmup=3)
+SPEED = SpeedSpec(speed_batch=128, speed_repeats=15, speed_warmup=2)
 MARK = "demo.json"
 QUICK = {"train": 640, "val": 300, "epochs": 1, "repeats": 5}
 
