@@ -326,7 +326,7 @@ inline void rank_sources(const TokenMatch &m, const Matched &w, int64_t batch) {
 
 inline int match_images(const TokenMatch &m, const Matched &w) {
     int problem = 0;
-    const int threads = int(m.threads);
+    [[maybe_unused]] const int threads = int(m.threads);  // without OpenMP
 #pragma omp parallel for num_threads(threads) if (threads > 1 && m.batch > 1) reduction(max : problem)
     for (int64_t b = 0; b < m.batch; ++b)
         if (!list_patches(m.places + b * m.protecteds, m.rows ? m.rows + b * w.patches : nullptr, m.protecteds, m.tokens,
