@@ -15,7 +15,7 @@ from rmeeto import records
 from rmeeto.errors import OutputError, WeightsError
 from rmeeto.hub import bundle_folder, load, read_bundle, save_bundle
 from rmeeto.models import cast_weights, create
-from rmeeto.models.configs import TIMM_PARTS
+from rmeeto.models.configs import timm_parts
 from rmeeto.reduction import attached
 from rmeeto.schedule import Schedule
 
@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert bundle.model_args == SIZES
     assert bundle.schedule == SCHEDULE
     assert bundle.reduction == {"class_place": "official"}
-    assert bundle.input == {**TIMM_PARTS, **INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
+    assert bundle.input == {**timm_parts("vim_nano"), **INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
     assert bundle.records == {"accuracy": {"top1": 90.5, "loss": None}}
     assert bundle.version is not None
     state = model.state_dict()
