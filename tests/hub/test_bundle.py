@@ -276,6 +276,14 @@ def test_missing_parts(tmp_path: Path) -> None:
         load("vim_tinny")
     with pytest.raises(WeightsError, match=r"of vim_tiny_stride8 no weights are published; rmeeto\.create"):
         load("vim_tiny_stride8")
+    with pytest.raises(
+        WeightsError, match=r"load videomamba_tiny_k400_f8 and call set_input_size\(num_frames=16\), which"
+    ):
+        load("videomamba_tiny_k400_f16")
+    with pytest.raises(
+        WeightsError, match="vim_tiny has no published weights 'in1k'; it has vim_tiny.midclstok_in1k, vim"
+    ):
+        load("vim_tiny.in1k")
     _save(_model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors"):

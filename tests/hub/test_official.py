@@ -179,6 +179,24 @@ def _truncated(path: Path) -> Path:
         (_truncated, "vim_nano", WeightsError, "is cut short or damaged"),
         (lambda path: path, "vim_nano", WeightsError, "no weight file at"),
         (lambda path: save(_nano(), path), None, SettingsError, "its network is not known; name it"),
+        (
+            lambda path: save(_nano(), path.with_name("videomamba_t16_in1k_res224.pth")),
+            "vim_tiny",
+            SettingsError,
+            "is published as videomamba_tiny, whose weights fit vim_tiny and mean something else there; leave out",
+        ),
+        (
+            lambda path: save(_nano(pos_embed=torch.zeros(1, 28**2 + 1, 192)), path),
+            "vim_tiny",
+            WeightsError,
+            "positions for 28x28 patches and vim_tiny at 224 pixels has 14x14; convert it with --img-size 448$",
+        ),
+        (
+            lambda path: save(_nano(pos_embed=torch.zeros(1, 27**2 + 1, 192)), path),
+            "vim_tiny",
+            WeightsError,
+            "convert it with --img-size 432, or vim_tiny_stride8 if its patches overlap$",
+        ),
         (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; did you mean vim_"),
         (
             lambda path: save({"model": _nano(), "args": argparse.Namespace()}, path),
