@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.errors import SettingsError
-from rmeeto.tokens import Features, Slotted, TokenMap, Tokens, protected_first
+from rmeeto.tokens import Features, TokenMap, Tokens, is_slotted, protected_first
 
 M = TypeVar("M", bound=nn.Module)
 Half = Callable[[Any, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -88,7 +88,7 @@ def release(model: M) -> M:
 @contextmanager
 def adopted(model: M) -> Iterator[M]:
     """The model with slots inside the `with`, as it was afterwards."""
-    before = isinstance(model, Slotted)
+    before = is_slotted(model)
     try:
         yield adopt(model)
     finally:
