@@ -281,7 +281,7 @@ def test_missing_parts(tmp_path: Path) -> None:
     ):
         load("videomamba_tiny_k400_f16")
     with pytest.raises(
-        WeightsError, match="vim_tiny has no published weights 'in1k'; it has vim_tiny.midclstok_in1k, vim"
+        WeightsError, match=r"vim_tiny has no published weights 'in1k'; it has vim_tiny\.midclstok_in1k, vim"
     ):
         load("vim_tiny.in1k")
     _save(_model(), tmp_path)

@@ -35,8 +35,8 @@ def load(
         name: one of
             - a folder with model.safetensors and config.json, one of these two files, or a run's folder that holds
               such a folder named `model`; also as timm writes it, `local-dir:FOLDER`;
-            - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub, or a repository
-              of one published file there;
+            - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub, or a
+              repository of one published file there;
             - published weights, such as `vim_tiny` or `vim_tiny_patch16_224.rmeeto_in1k`, which are downloaded;
             - a published weight file, or any other of the network that `model` names.
         model: the network's name, for a weight file that is not called as a published one.

@@ -209,6 +209,10 @@ def _timm_name(short: str, config: VimConfig) -> str:
     return f"{short.removesuffix(step)}_patch{config.patch_size}{step}_{config.img_size[0]}"
 
 
+# Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
+_PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+_SMALL_SIDE = 96
+
 # Short name -> the name in timm's manner: vim_tiny -> vim_tiny_patch16_224.
 TIMM_NAMES = {short: _timm_name(short, config) for short, config in CONFIGS.items()}
 _SHORT_NAMES = {long: short for short, long in TIMM_NAMES.items()}
@@ -237,6 +241,34 @@ def timm_parts(name: str) -> dict[str, Any]:
     """
     video = is_name(name) and CONFIGS[short_name(name)].num_frames is not None
     return {"fixed_input_size": True, "first_conv": None if video else "patch_embed.proj", "classifier": "head"}
+
+
+def described(config: VimConfig) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of random weights: what images must be. Small ones are not cropped in evaluation."""
+    name, _ = named_like(config)
+    mean, std = _PIXELS.get(config.in_chans, ((0.5,) * config.in_chans, (0.5,) * config.in_chans))
+    whole = config.num_frames is not None or min(config.img_size) < _SMALL_SIDE
+    return {
+        "architecture": TIMM_NAMES[name],
+        "input_size": (config.in_chans, *config.img_size),
+        "num_classes": config.num_classes,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if whole else 0.875,
+        "crop_mode": "center",
+        "mean": mean,
+        "std": std,
+        **timm_parts(name),
+    }
+
+
+def named_like(config: VimConfig) -> tuple[str, dict[str, Any]]:
+    """The named network that differs least, and what differs: `config_of(*named_like(config)) == config`."""
+    own = config.to_dict()
+    differing = {
+        name: {size: value for size, value in own.items() if value != theirs.to_dict()[size]}
+        for name, theirs in CONFIGS.items()
+    }
+    return min(differing.items(), key=lambda item: len(item[1]))
 
 
 def nearest(name: str) -> str:

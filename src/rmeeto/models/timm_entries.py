@@ -13,27 +13,10 @@ from typing import Any
 
 from timm.models import adapt_input_conv, build_model_with_cfg, generate_default_cfgs, register_model
 
-from rmeeto.models.configs import TIMM_NAMES, config_of, timm_parts
+from rmeeto.models.configs import TIMM_NAMES, config_of, described
 from rmeeto.models.origins import ORIGINS, Origin, find
 
-# Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
-_PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-
 _FIRST = "patch_embed.proj.weight"
-
-
-def _described(name: str) -> dict[str, Any]:
-    """timm's `pretrained_cfg` of a network without weights."""
-    config = config_of(name)
-    mean, std = _PIXELS[config.in_chans]
-    return {
-        "input_size": (config.in_chans, *config.img_size),
-        "num_classes": config.num_classes,
-        "crop_pct": 0.875 if config.num_frames is None else 1.0,
-        "mean": mean,
-        "std": std,
-        **timm_parts(name),
-    }
 
 
 def _published(origin: Origin) -> dict[str, Any]:
@@ -45,7 +28,7 @@ def _published(origin: Origin) -> dict[str, Any]:
 _WEIGHTS = {origin.name: _published(origin) for origin in ORIGINS if origin.r is None}
 _WITHOUT = set(TIMM_NAMES.values()) - {name.partition(".")[0] for name in _WEIGHTS}
 # timm looks for this name in the module of an entry point.
-default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: _described(name) for name in sorted(_WITHOUT)}})
+default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: described(config_of(name)) for name in sorted(_WITHOUT)}})
 
 
 def _entry_point(short: str, name: str) -> Callable[..., Any]:
