@@ -101,6 +101,20 @@ def test_of_a_users_own_file_nothing_but_the_network_is_known(tmp_path: Path) ->
     assert found.bundle.input["input_size"] == (3, 224, 224)
 
 
+def test_a_renamed_published_file_is_what_it_is_said_to_be(tmp_path: Path) -> None:
+    """A merged model under another file name would otherwise come back un-merged, and nobody would be told."""
+    path = save({"model": state_of("vim_tiny")}, tmp_path / "mine.pth")
+    found = read_official(path, model="vim_tiny.rmeeto_in1k")
+    assert found.bundle.schedule == find("vim_tiny.rmeeto_in1k").schedule  # type: ignore[union-attr]
+    assert found.bundle.records["origin"]["top1"] == 75.3
+    assert found.notes[-1] == "taken for vim_tiny_patch16_224.rmeeto_in1k of Soptq/R-Meeto as was said"
+    path = path.rename(tmp_path / "Vim-Ti_30epoch_75.3.pth")
+    with pytest.raises(
+        SettingsError, match=r"is published as vim_tiny\.rmeeto_in1k and not as vim_tiny\.midclstok_in1k;"
+    ):
+        read_official(path, model="vim_tiny.midclstok_in1k")
+
+
 @pytest.mark.parametrize("frames", [8, 16, 64])
 def test_a_file_of_8_frames_serves_a_network_of_more(tmp_path: Path, frames: int) -> None:
     """The frames' positions are interpolated; the published file's own name changes nothing about that."""

@@ -65,7 +65,7 @@ def test_a_created_model_tells_timm_what_images_it_takes(channels: int, count: i
     assert len(told["mean"]) == len(told["std"]) == count
 
 
-@pytest.mark.parametrize("name", ["vim_nano", "vim_nano_patch2_28"])
+@pytest.mark.parametrize("name", ["vim_nano", "vim_nano.demo", "vim_nano_patch2_28"])
 def test_the_model_of_the_package_has_a_name(name: str) -> None:
     model = rmeeto.load(name)
     assert model.pretrained_cfg["label_names"][0] == "T-shirt/top"

@@ -18,7 +18,7 @@ from rmeeto._lazy import lazily
 if TYPE_CHECKING:
     from rmeeto.data.bad_images import BAD_IMAGES, BadImages
     from rmeeto.data.demo_set import DEMO_INPUT
-    from rmeeto.data.embedded import DEMO_MODEL, demo_model
+    from rmeeto.data.embedded import DEMO_MODEL, DEMO_TAG, demo_model
     from rmeeto.data.images import ImageSet
     from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
     from rmeeto.data.opening import open_split
@@ -31,6 +31,7 @@ _HOMES = {
     "Batches": "rmeeto.data.loaders",
     "DEMO_INPUT": "rmeeto.data.demo_set",
     "DEMO_MODEL": "rmeeto.data.embedded",
+    "DEMO_TAG": "rmeeto.data.embedded",
     "Data": "rmeeto.data.loaders",
     "DataSpec": "rmeeto.data.spec",
     "ImageSet": "rmeeto.data.images",
@@ -47,6 +48,7 @@ __all__ = [
     "BAD_IMAGES",
     "DEMO_INPUT",
     "DEMO_MODEL",
+    "DEMO_TAG",
     "Augment",
     "BadImages",
     "Batches",

@@ -7,6 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 DEMO_MODEL = "vim_nano"
+# Its weights' name beside that, as those of published weights have one: vim_nano.demo.
+DEMO_TAG = "demo"
 
 
 def demo_model() -> AbstractContextManager[Path]:

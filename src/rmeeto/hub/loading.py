@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rmeeto.data import DEMO_MODEL, demo_model
+from rmeeto.data import DEMO_MODEL, DEMO_TAG, demo_model
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
 from rmeeto.hub.bundle import CONFIG, WEIGHTS, Bundle, read_bundle
 from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
@@ -38,7 +38,7 @@ def load(
               such a folder named `model`; also as timm writes it, `local-dir:FOLDER`;
             - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub, or a
               repository of one published file there;
-            - `vim_nano`, the demo's model, which comes with the package;
+            - `vim_nano` or `vim_nano.demo`, the demo's model, which comes with the package;
             - published weights, such as `vim_tiny` or `vim_tiny_patch16_224.rmeeto_in1k`, which are downloaded;
             - a published weight file, or any other of the network that `model` names.
         model: the network's name, for a weight file that is not called as a published one.
@@ -98,7 +98,8 @@ def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = 
         return read_bundle(bundle_folder(path))
     if origin := find(text):
         return read_published(origin, hub or Hub())
-    if is_name(text) and short_name(text) == DEMO_MODEL:
+    network, _, tag = text.partition(".")
+    if is_name(network) and short_name(network) == DEMO_MODEL and tag in ("", DEMO_TAG):
         with demo_model() as folder:
             return read_bundle(folder)
     raise WeightsError(_nothing_called(text))

@@ -40,8 +40,8 @@ def read_official(
 ) -> Converted:
     """Read a weight file of a named network, without running code from it.
 
-    A file that is called as a published one is taken for it: schedule, licence and accuracy come with it. Of any
-    other nothing is known but the network.
+    A file that is called as a published one, or said to be one by its name with the tag (vim_tiny.rmeeto_in1k), is
+    taken for it: schedule, licence and accuracy come with it. Of any other nothing is known but the network.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ def read_official(
     """
     path = Path(path)
     named = None if model is None else find(model)
-    origin = published_as(path.name, model)
+    origin = published_as(path.name, model) or _said_to_be(path, model, named)
     network = origin.short if origin else named.short if named else model
     if network is None:
         raise SettingsError(
@@ -77,7 +77,8 @@ def read_official(
     if origin is None:
         notes += _fit_frames(network, state)
         return Converted(_unpublished(network, state, sizes), tuple(notes))
-    notes.append(f"taken for {origin.name} of {origin.repo} by the file's name")
+    why = "by the file's name" if published_as(path.name) else "as was said"
+    notes.append(f"taken for {origin.name} of {origin.repo} {why}")
     if taken != origin.part and origin.part is not None:
         notes.append(f"the published accuracy is that of the part {origin.part}, so it is not recorded")
     return Converted(bundle_of(as_taken(origin, taken), state), tuple(notes))
@@ -110,6 +111,18 @@ def published_as(file: str, model: str | None = None) -> Origin | None:
             fits = model is None or (named is not None and named.short == origin.short)
             return origin if fits and (not tagged or named == origin) else None
     return None
+
+
+def _said_to_be(path: Path, model: str | None, named: Origin | None) -> Origin | None:
+    """The published weights that a name with its tag means, whatever the file is called."""
+    if model is None or "." not in model or named is None:
+        return None
+    if called := published_as(path.name):
+        raise SettingsError(
+            f"{path.name} is published as {called.short}.{called.tag} and not as {model}; leave out the model, or "
+            "rename the file if it is another one"
+        )
+    return named
 
 
 def _require_kind(path: Path, network: str) -> None:

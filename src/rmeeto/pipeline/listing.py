@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmeeto.data import DEMO_MODEL, demo_model
+from rmeeto.data import DEMO_MODEL, DEMO_TAG, demo_model
 from rmeeto.models.configs import CONFIGS
 from rmeeto.models.counting import parameters_of
 from rmeeto.models.origins import ORIGINS
@@ -44,6 +44,7 @@ def _demo() -> dict[str, Any]:
         measured = read_json(folder / "config.json")["rmeeto"]["records"]["test_accuracy"]
     return {
         **_network(DEMO_MODEL),
+        "name": f"{DEMO_MODEL}.{DEMO_TAG}",
         "top1": measured["top1"],
         "dataset": "fashion-mnist",
         "file": f"rmeeto/data/demo/{DEMO_MODEL}/model.safetensors",
