@@ -7,6 +7,7 @@
     rmeeto.attach(model, rmeeto.Schedule.constant(5, model.config.depth))
     with rmeeto.detached(model):                                        # the un-merged teacher
         ...
+    rmeeto.save(model, "models/mine")                                   # comes back merged
 
 The verbs of the command line are functions of `rmeeto.pipeline`. Names are imported when they are
 first used, so that importing the package costs nothing. Where timm is used beside it, in any order,
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rmeeto.errors import RmeetoError
-    from rmeeto.hub import Hub, from_pretrained, load
+    from rmeeto.hub import Hub, from_pretrained, load, save
     from rmeeto.models import adopt, create, release
     from rmeeto.pipeline import push_to_hub
     from rmeeto.reduction import Settings, attach, detach, detached, trace
@@ -47,6 +48,7 @@ _HOMES = {
     "load": "rmeeto.hub",
     "push_to_hub": "rmeeto.pipeline",
     "release": "rmeeto.models",
+    "save": "rmeeto.hub",
     "trace": "rmeeto.reduction",
 }
 
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "push_to_hub",
     "release",
+    "save",
     "trace",
 ]
 

@@ -15,7 +15,7 @@ from rmeeto import records
 from rmeeto.errors import OutputError, WeightsError
 from rmeeto.hub import bundle_folder, load, read_bundle, save_bundle
 from rmeeto.models import cast_weights, create
-from rmeeto.models.configs import TIMM_PARTS
+from rmeeto.models.configs import timm_parts
 from rmeeto.reduction import attached
 from rmeeto.schedule import Schedule
 
@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert bundle.model_args == SIZES
     assert bundle.schedule == SCHEDULE
     assert bundle.reduction == {"class_place": "official"}
-    assert bundle.input == {**TIMM_PARTS, **INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
+    assert bundle.input == {**timm_parts("vim_nano"), **INPUT, "input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)}
     assert bundle.records == {"accuracy": {"top1": 90.5, "loss": None}}
     assert bundle.version is not None
     state = model.state_dict()
@@ -276,6 +276,14 @@ def test_missing_parts(tmp_path: Path) -> None:
         load("vim_tinny")
     with pytest.raises(WeightsError, match=r"of vim_tiny_stride8 no weights are published; rmeeto\.create"):
         load("vim_tiny_stride8")
+    with pytest.raises(
+        WeightsError, match=r"load videomamba_tiny_k400_f8 and call set_input_size\(num_frames=16\), which"
+    ):
+        load("videomamba_tiny_k400_f16")
+    with pytest.raises(
+        WeightsError, match=r"vim_tiny has no published weights 'in1k'; it has vim_tiny\.midclstok_in1k, vim"
+    ):
+        load("vim_tiny.in1k")
     _save(_model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors"):

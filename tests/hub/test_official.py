@@ -101,6 +101,20 @@ def test_of_a_users_own_file_nothing_but_the_network_is_known(tmp_path: Path) ->
     assert found.bundle.input["input_size"] == (3, 224, 224)
 
 
+def test_a_renamed_published_file_is_what_it_is_said_to_be(tmp_path: Path) -> None:
+    """A merged model under another file name would otherwise come back un-merged, and nobody would be told."""
+    path = save({"model": state_of("vim_tiny")}, tmp_path / "mine.pth")
+    found = read_official(path, model="vim_tiny.rmeeto_in1k")
+    assert found.bundle.schedule == find("vim_tiny.rmeeto_in1k").schedule  # type: ignore[union-attr]
+    assert found.bundle.records["origin"]["top1"] == 75.3
+    assert found.notes[-1] == "taken for vim_tiny_patch16_224.rmeeto_in1k of Soptq/R-Meeto as was said"
+    path = path.rename(tmp_path / "Vim-Ti_30epoch_75.3.pth")
+    with pytest.raises(
+        SettingsError, match=r"is published as vim_tiny\.rmeeto_in1k and not as vim_tiny\.midclstok_in1k;"
+    ):
+        read_official(path, model="vim_tiny.midclstok_in1k")
+
+
 @pytest.mark.parametrize("frames", [8, 16, 64])
 def test_a_file_of_8_frames_serves_a_network_of_more(tmp_path: Path, frames: int) -> None:
     """The frames' positions are interpolated; the published file's own name changes nothing about that."""
@@ -179,6 +193,24 @@ def _truncated(path: Path) -> Path:
         (_truncated, "vim_nano", WeightsError, "is cut short or damaged"),
         (lambda path: path, "vim_nano", WeightsError, "no weight file at"),
         (lambda path: save(_nano(), path), None, SettingsError, "its network is not known; name it"),
+        (
+            lambda path: save(_nano(), path.with_name("videomamba_t16_in1k_res224.pth")),
+            "vim_tiny",
+            SettingsError,
+            "is published as videomamba_tiny, whose weights fit vim_tiny and mean something else there; leave out",
+        ),
+        (
+            lambda path: save(_nano(pos_embed=torch.zeros(1, 28**2 + 1, 192)), path),
+            "vim_tiny",
+            WeightsError,
+            "positions for 28x28 patches and vim_tiny at 224 pixels has 14x14; convert it with --img-size 448$",
+        ),
+        (
+            lambda path: save(_nano(pos_embed=torch.zeros(1, 27**2 + 1, 192)), path),
+            "vim_tiny",
+            WeightsError,
+            "convert it with --img-size 432, or vim_tiny_stride8 if its patches overlap$",
+        ),
         (lambda path: save(_nano(), path), "vim_huge", SettingsError, "'vim_huge' is unknown; did you mean vim_"),
         (
             lambda path: save({"model": _nano(), "args": argparse.Namespace()}, path),

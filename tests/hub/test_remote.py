@@ -133,6 +133,16 @@ def test_published_weights_by_name(far: LocalHub, near: Hub) -> None:
     assert (model.norm_f.weight == 0.5).all()
 
 
+@pytest.mark.parametrize("place", ["hf-hub:hustvl/Vim-tiny-midclstok", "vim_tiny"])
+def test_a_repository_of_one_published_file_is_that_model(far: LocalHub, near: Hub, place: str) -> None:
+    """Its authors put no config.json there."""
+    repo = far.root / "hustvl" / "Vim-tiny-midclstok"
+    repo.mkdir(parents=True)
+    save({"model": state_of("vim_tiny", 0.5)}, repo / "vim_t_midclstok_76p1acc.pth")
+    assert (load(place, hub=near).norm_f.weight == 0.5).all()
+    assert not [line for line in far.asked if "config.json" in line]
+
+
 def _nobody() -> str:
     """An address where nobody answers."""
     with socket.socket() as probe:
@@ -148,6 +158,7 @@ REFUSED = [
     ("hf-hub:me/nano", "Broken", r"http://127.*\d answered 500 .*; try again later"),
     ("hf-hub:me/na no", None, "'me/na no' is not a repository's name; write owner/name"),
     ("hf-hub:a/b/c", None, "'a/b/c' is not a repository's name"),
+    ("hf-hub:Soptq/R-Meeto", None, "holds 9 published models; load one of them by its name: vim_tiny.rmeeto_in1k, vim"),
     ("vim_tiny", None, "vim_t_midclstok_76p1acc.pth of hustvl/Vim-tiny-midclstok: no repository"),
     ("vim_tiny.rmeeto_in1k", None, "Vim-Ti_30epoch_75.3 of Soptq/R-Meeto: the repository has no such file"),
 ]

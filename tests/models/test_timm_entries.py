@@ -108,6 +108,23 @@ def test_pretrained_weights_go_into_a_model_of_other_sizes(name, tmp_path):
     assert torch.equal(new.pos_embed, resize_positions(old.pos_embed, new.config))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("name", ["vim_tiny_patch16_224", "videomamba_tiny_k400_f8_224"])
+def test_pretrained_weights_go_into_a_model_of_other_colours(name, channels, tmp_path, caplog):
+    """As timm fits them: three channels are added up for one, repeated and weighed for more."""
+    file = tmp_path / "weights.pth"
+    old = timm.create_model(name, **TINY)
+    torch.save(old.state_dict(), file)
+    overlay = {"file": str(file)}
+    new = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=channels, **TINY)
+    source = old.patch_embed.proj.weight
+    expected = [source[:, channel % 3] * 3 / channels for channel in range(channels)]
+    if channels == 1:
+        expected = [source.sum(1)]
+    torch.testing.assert_close(new.patch_embed.proj.weight, torch.stack(expected, dim=1))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_folder_of_timms_form_is_loaded_by_timm(tmp_path):
     model = timm.create_model("vim_nano_patch2_28", embed_dim=16, depth=2, num_classes=3).eval()
     timm.models.save_for_hf(model, tmp_path)

@@ -9,7 +9,14 @@ import threading
 import pytest
 import torch
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from torch import nn
 
 from rmeeto.errors import SettingsError
@@ -33,6 +40,9 @@ VARIANTS = {
     "pre_norm": {"pre_norm": True},
     "post_norm": {"block_fn": ResPostBlock, "init_values": 0.5},
     "differential": {"attn_layer": "diff"},
+    "parallel": {"block_fn": ParallelScalingBlock},
+    "parallel_differential": {"block_fn": DiffParallelScalingBlock},
+    "several": {"block_fn": ParallelThingsBlock, "init_values": 0.5},
     "dynamic": {"dynamic_img_size": True},
 }
 
@@ -44,8 +54,9 @@ def vit(variant="plain", *, fused=True):
     model = kind(img_size=32, patch_size=8, embed_dim=24, depth=DEPTH, num_heads=2, num_classes=5, **sizes)
     for parameter in model.parameters():  # so that no token is like another by initialisation
         nn.init.normal_(parameter, std=0.2)
-    for block in model.blocks:
-        block.attn.fused_attn = fused
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
     return model.eval()
 
 
@@ -136,7 +147,6 @@ class OwnBlock(Block):
     ("model", "word"),
     [
         (nn.Linear(2, 2), "Linear is no timm VisionTransformer"),
-        (VisionTransformer(embed_dim=8, depth=1, num_heads=1, block_fn=ParallelScalingBlock), "ParallelScalingBlock"),
         (VisionTransformer(embed_dim=8, depth=1, num_heads=1, block_fn=OwnBlock), "OwnBlock"),
     ],
 )
@@ -171,8 +181,9 @@ def test_features(feature, fused):
 
 
 def test_a_feature_that_attention_does_not_have_is_named():
-    with pytest.raises(SettingsError, match="'k' is not known"):
-        attach(adopt(vit("differential")), SCHEDULE, KEYS)(images())
+    for variant in ("differential", "parallel", "several"):
+        with pytest.raises(SettingsError, match="'k' is not known"):
+            attach(adopt(vit(variant)), SCHEDULE, KEYS)(images())
     with pytest.raises(SettingsError, match="'delta' is not known"):
         attach(adopt(vit()), SCHEDULE, Settings(feature="delta"))(images())
 
@@ -284,8 +295,9 @@ def test_half_precision(fused):
 
 def test_what_needs_a_grid_is_refused_where_tokens_merge():
     model, x = attach(adopt(vit()), SCHEDULE, VIT), images()
-    with pytest.raises(SettingsError, match="detached"):
-        model.forward_intermediates(x)
+    for call in (lambda: model.forward_intermediates(x), lambda: model.forward_intermediates(x, 1, False, False)):
+        with pytest.raises(SettingsError, match="unmerge=True, or output_fmt='NLC'"):
+            call()
     with pytest.raises(SettingsError, match="mask"):
         model(x, is_causal=True)
     expected = vit()
@@ -293,6 +305,47 @@ def test_what_needs_a_grid_is_refused_where_tokens_merge():
         for mine, timms in zip(model.forward_intermediates(x)[1], expected.forward_intermediates(x)[1], strict=True):
             assert torch.equal(mine, timms)
         assert torch.equal(model(x, is_causal=True), expected(x, is_causal=True))
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "dynamic"])
+def test_a_merged_model_gives_features_of_every_patch(variant):
+    """Each patch has the features of the token it has become: those of timm's own forward pass over merged tokens."""
+    model, x = attach(adopt(vit(variant)), SCHEDULE, VIT), images()
+    prefix, left = model.num_prefix_tokens, []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _m, _a, out: left.append(out))
+    with torch.no_grad():
+        with trace(model) as traced:
+            model(x)
+        plain = [out if isinstance(out, torch.Tensor) else out.x for out in left]
+        composed = [traced.maps[0], traced.maps[0], traced.composed()]
+        final, seen = model.forward_intermediates(x, unmerge=True, return_prefix_tokens=True)
+        for given, tokens, mapping in zip(seen, plain, composed, strict=True):
+            patches, *prefixes = given if prefix else (given,)
+            assert patches.shape == (2, 24, 4, 4)
+            rows = torch.cat([*prefixes, patches.flatten(2).mT], dim=1)
+            torch.testing.assert_close(rows, mapping.unmerge(tokens))
+        torch.testing.assert_close(final, composed[-1].unmerge(model.norm(plain[-1])))
+        merged = model.forward_intermediates(x, indices=[2], output_fmt="NLC", intermediates_only=True)
+        torch.testing.assert_close(merged[0], plain[-1][:, prefix:])
+
+
+def test_features_of_every_patch_take_what_timm_takes_and_have_gradients():
+    model, x = attach(adopt(vit()), SCHEDULE, VIT), images()
+    keys = list(model.state_dict())
+    maps = model.forward_intermediates(x, indices=[0, 1], norm=True, stop_early=True, output_dict=True, unmerge=True)
+    assert [tuple(m.shape) for m in maps["image_intermediates"]] == [(2, 24, 4, 4)] * 2
+    gradients = []
+    for checkpointed in (False, True):
+        model.train().zero_grad()
+        model.set_grad_checkpointing(checkpointed)
+        sum(m.square().sum() for m in model.forward_intermediates(x, unmerge=True)[1]).backward()
+        gradients.append([parameter.grad for parameter in model.blocks.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().max() > 0
+    assert list(model.state_dict()) == keys
+    assert type(release(model)) is VisionTransformer
 
 
 def test_a_shortened_model_ends_where_it_now_ends():

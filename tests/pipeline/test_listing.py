@@ -17,6 +17,9 @@ def test_every_network_and_every_published_file_is_listed() -> None:
     assert {model["network"] for model in models} == set(names())
     assert [model["file"] for model in models[: len(ORIGINS)]] == [origin.file for origin in ORIGINS]
     assert all(model["repo"] is None for model in models[len(ORIGINS) :])
+    (nano,) = (model for model in models if model["repo"] is None and model["file"])
+    assert (nano["name"], nano["dataset"], nano["licence"]) == ("vim_nano.demo", "fashion-mnist", "apache-2.0")
+    assert nano["top1"] > 90
     assert len({model["name"] for model in models}) == len(models)
     assert len({tuple(model) for model in models}) == 1
     (tiny,) = (model for model in models if model["name"] == "vim_tiny.rmeeto_in1k")

@@ -42,6 +42,21 @@ def test_a_run_goes_up_and_comes_back_merged(faster: tuple[Path, dict[str, Any]]
         assert torch.equal(again(images), rmeeto.load(faster[0])(images))
 
 
+def test_a_model_of_this_process_goes_up(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    model = rmeeto.create("vim_nano", depth=2, embed_dim=16)
+    rmeeto.attach(model, rmeeto.Schedule.of([5, 0]))
+    with serving(tmp_path / "hub") as far:
+        hub = Hub(endpoint=far.address, cache_dir=tmp_path / "cache", token="hf_test")
+        done = rmeeto.push_to_hub(model, "me/own", hub=hub)
+        assert done["files"].keys() == FILES
+        again = rmeeto.from_pretrained("me/own", hub=hub)
+    assert attached(again) == attached(model)
+    assert torch.equal(again.head.weight, model.head.weight)
+    with pytest.raises(SettingsError, match="Linear is no Vision Mamba"):
+        rmeeto.push_to_hub(torch.nn.Linear(1, 1), "me/own", dry_run=True)
+
+
 def test_the_card_tells_what_was_measured(faster: tuple[Path, dict[str, Any]], photos: Any) -> None:
     done = pipeline.push_to_hub(faster[0], "me/fast", dry_run=True)
     card = ModelCard(done["card"])

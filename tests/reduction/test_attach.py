@@ -113,23 +113,28 @@ def test_several_protected_tokens_survive_every_merge(k, matcher):
     assert torch.equal(tokens.sizes().gather(1, tokens.places), torch.ones(3, k))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(order="unordered", mode="prune"),
-        Settings(mode="amin"),
-        *(Settings(matcher=matcher) for matcher in MATCHERS if matcher != "random"),  # draws are no part of a graph
-    ],
-)
-def test_exports_as_one_graph(settings):
+WAYS = [
+    Settings(order="unordered", mode="prune"),
+    Settings(order="shuffled"),
+    Settings(shuffle=0.5),
+    Settings(mode="amin"),
+    Settings(size_aware_scan=True),
+    *(Settings(matcher=matcher) for matcher in MATCHERS),
+]
+
+
+@pytest.mark.parametrize("settings", WAYS)
+def test_exports_as_one_graph_for_any_batch(settings):
     model = attach(StandIn(), SCHEDULE, settings).eval()
     with torch.no_grad():
-        exported = torch.export.export(model, (X,)).module()
-        torch.testing.assert_close(exported(X), model(X))
+        exported = torch.export.export(model, (X,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},)).module()
+        for images in (X, torch.cat((X, -X))):
+            torch.testing.assert_close(exported(images), model(images))
 
 
-def test_compiles_without_a_break():
-    model = attach(StandIn(depth=2), Schedule.of([4, 3]), Settings(size_aware_scan=True)).eval()
+@pytest.mark.parametrize("settings", WAYS)
+def test_compiles_without_a_break(settings):
+    model = attach(StandIn(depth=2), Schedule.of([4, 3]), settings).eval()
     torch._dynamo.reset()
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -13,11 +13,14 @@ from rmeeto.cli.texts import conversion_text
 NAME = "convert"
 HELP = """Write a weight file as a folder that rmeeto and timm read, without running code from it.
 
-A published file is known by its name and brings its schedule, licence and accuracy; any other needs --model.
+A published file is known by its name and brings its schedule, licence and accuracy; renamed, it needs --model with
+the tag that `rmeeto models` lists; any other needs --model.
 
 Examples:
 
     rmeeto convert vim_b_midclstok_81p9acc.pth --output models/vim_base
+
+    rmeeto convert renamed.pth --model vim_tiny.rmeeto_in1k --output models/vim_tiny_merged
 
     rmeeto convert checkpoint.pth --model vim_tiny --part model_ema --output models/mine
 

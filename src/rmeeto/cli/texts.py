@@ -79,14 +79,15 @@ def models_text(found: Mapping[str, Any]) -> str:
             "x".join(map(str, [*model["input"][:1], *filter(None, [model["num_frames"]]), *model["input"][1:]])),
             "" if model["r"] is None else model["r"],
             "" if model["top1"] is None else f"{model['top1']:.1f}",
-            model["repo"] or "none listed",
-            (model["licence"] or "none stated") if model["repo"] else "",
+            model["repo"] or ("this package" if model["file"] else "none listed"),
+            (model["licence"] or "none stated") if model["file"] else "",
         )
         for model in found["models"]
     ]
     headers = ("model", "parameters", "input", "r", "top-1 %", "weights", "licence")
     how = (
-        "top-1 as published, on ImageNet-1K or, of the k400 models, Kinetics-400; r: tokens that leave at each merge\n"
+        "top-1 as published, on ImageNet-1K, Kinetics-400 (k400) or Fashion-MNIST (nano)\n"
+        "r: tokens that leave at each merge\n"
         'rmeeto.load("vim_tiny.midclstok_in1k") or --model vim_tiny.midclstok_in1k downloads them; '
         "`rmeeto convert` reads a file"
     )

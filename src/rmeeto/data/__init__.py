@@ -18,6 +18,7 @@ from rmeeto._lazy import lazily
 if TYPE_CHECKING:
     from rmeeto.data.bad_images import BAD_IMAGES, BadImages
     from rmeeto.data.demo_set import DEMO_INPUT
+    from rmeeto.data.embedded import DEMO_MODEL, DEMO_TAG, demo_model
     from rmeeto.data.images import ImageSet
     from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
     from rmeeto.data.opening import open_split
@@ -29,12 +30,15 @@ _HOMES = {
     "BadImages": "rmeeto.data.bad_images",
     "Batches": "rmeeto.data.loaders",
     "DEMO_INPUT": "rmeeto.data.demo_set",
+    "DEMO_MODEL": "rmeeto.data.embedded",
+    "DEMO_TAG": "rmeeto.data.embedded",
     "Data": "rmeeto.data.loaders",
     "DataSpec": "rmeeto.data.spec",
     "ImageSet": "rmeeto.data.images",
     "InputSpec": "rmeeto.data.spec",
     "Share": "rmeeto.data.spec",
     "Validation": "rmeeto.data.loaders",
+    "demo_model": "rmeeto.data.embedded",
     "open_data": "rmeeto.data.loaders",
     "open_split": "rmeeto.data.opening",
     "open_validation": "rmeeto.data.loaders",
@@ -43,6 +47,8 @@ _HOMES = {
 __all__ = [
     "BAD_IMAGES",
     "DEMO_INPUT",
+    "DEMO_MODEL",
+    "DEMO_TAG",
     "Augment",
     "BadImages",
     "Batches",
@@ -52,6 +58,7 @@ __all__ = [
     "InputSpec",
     "Share",
     "Validation",
+    "demo_model",
     "open_data",
     "open_split",
     "open_validation",

@@ -4,6 +4,7 @@ from rmeeto.hub.bundle import Bundle, read_bundle, save_bundle
 from rmeeto.hub.loading import build, bundle_folder, from_pretrained, load, read_model
 from rmeeto.hub.official import Converted, read_official
 from rmeeto.hub.remote import Hub, upload
+from rmeeto.hub.saving import save
 from rmeeto.hub.weights import load_weights, read_weights
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "read_model",
     "read_official",
     "read_weights",
+    "save",
     "save_bundle",
     "upload",
 ]

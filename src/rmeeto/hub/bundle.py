@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import rmeeto
 from rmeeto.errors import RmeetoError, ScheduleError, WeightsError
 from rmeeto.hub.weights import read_weights
-from rmeeto.models.configs import TIMM_NAMES, TIMM_PARTS, is_name, short_name
+from rmeeto.models.configs import TIMM_NAMES, is_name, short_name, timm_parts
 from rmeeto.records import read_json, to_json, write_together
 from rmeeto.schedule import Schedule
 
@@ -82,7 +82,7 @@ def save_bundle(
         "num_classes": _num_classes(model, input),
         **_num_features(model),
         "model_args": dict(model_args),
-        "pretrained_cfg": {**TIMM_PARTS, **input},
+        "pretrained_cfg": {**timm_parts(architecture), **input},
         "rmeeto": {
             "version": rmeeto.__version__,
             "schedule": None if schedule is None else list(schedule.removals),

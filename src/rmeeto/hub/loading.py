@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rmeeto.data import DEMO_MODEL, DEMO_TAG, demo_model
 from rmeeto.errors import SettingsError, ShapeError, WeightsError
 from rmeeto.hub.bundle import CONFIG, WEIGHTS, Bundle, read_bundle
 from rmeeto.hub.official import as_taken, bundle_of, read_network, read_official
 from rmeeto.hub.remote import Hub, fetch_bundle, fetch_published
 from rmeeto.hub.weights import load_weights
 from rmeeto.models import registry
-from rmeeto.models.configs import is_name, nearest
-from rmeeto.models.origins import Origin, find
+from rmeeto.models.configs import CONFIGS, VimConfig, is_name, nearest, short_name
+from rmeeto.models.origins import ORIGINS, Origin, find
 from rmeeto.models.precision import to_precision
 from rmeeto.reduction import Settings, attach
 
@@ -34,7 +36,9 @@ def load(
         name: one of
             - a folder with model.safetensors and config.json, one of these two files, or a run's folder that holds
               such a folder named `model`; also as timm writes it, `local-dir:FOLDER`;
-            - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub;
+            - `hf-hub:owner/name` or `hf-hub:owner/name@revision`, such a folder on the Hugging Face hub, or a
+              repository of one published file there;
+            - `vim_nano` or `vim_nano.demo`, the demo's model, which comes with the package;
             - published weights, such as `vim_tiny` or `vim_tiny_patch16_224.rmeeto_in1k`, which are downloaded;
             - a published weight file, or any other of the network that `model` names.
         model: the network's name, for a weight file that is not called as a published one.
@@ -87,14 +91,27 @@ def read_model(name: Path | str, *, model: str | None = None, hub: Hub | None = 
     text = str(name).removeprefix(_FOLDER)
     path = Path(text)
     if text.startswith(_REMOTE):
-        return read_bundle(fetch_bundle(text.removeprefix(_REMOTE), hub or Hub()))
+        return _read_remote(text.removeprefix(_REMOTE), hub or Hub())
     if path.is_file() and path.name not in (CONFIG, WEIGHTS):
         return read_official(path, model=model).bundle
     if path.exists() or str(name).startswith(_FOLDER):
         return read_bundle(bundle_folder(path))
     if origin := find(text):
         return read_published(origin, hub or Hub())
+    network, _, tag = text.partition(".")
+    if is_name(network) and short_name(network) == DEMO_MODEL and tag in ("", DEMO_TAG):
+        with demo_model() as folder:
+            return read_bundle(folder)
     raise WeightsError(_nothing_called(text))
+
+
+def _read_remote(place: str, hub: Hub) -> Bundle:
+    """A folder on the hub, or, of a repository that holds one published file and no folder, that file."""
+    published = [origin for origin in ORIGINS if origin.repo == place]
+    if len(published) > 1:
+        names = ", ".join(f"{origin.short}.{origin.tag}" for origin in published)
+        raise WeightsError(f"{place} holds {len(published)} published models; load one of them by its name: {names}")
+    return read_published(published[0], hub) if published else read_bundle(fetch_bundle(place, hub))
 
 
 def read_published(origin: Origin, hub: Hub) -> Bundle:
@@ -143,12 +160,27 @@ def bundle_folder(path: Path | str) -> Path:
 
 
 def _nothing_called(name: str) -> str:
-    if is_name(name):
-        return f"of {name} no weights are published; rmeeto.create({name!r}) makes it with random ones"
-    return (
-        f"{name} is no folder of this machine and no published model; {nearest(name)}`rmeeto models` lists those, and "
-        f"{_REMOTE}owner/name is one on the hub"
-    )
+    network, _, tag = name.partition(".")
+    if not is_name(network):
+        return (
+            f"{name} is no folder of this machine and no published model; {nearest(name)}`rmeeto models` lists those, "
+            f"and {_REMOTE}owner/name is one on the hub"
+        )
+    if known := [f"{network}.{origin.tag}" for origin in ORIGINS if network in (origin.model, origin.short)]:
+        return f"{network} has no published weights {tag!r}; it has {', '.join(known)}"
+    cure = f"rmeeto.create({network!r}) makes it with random ones"
+    config = CONFIGS[short_name(network)]
+    if fewer := _of_fewer_frames(config):
+        cure = f"load {fewer} and call set_input_size(num_frames={config.num_frames}), which interpolates its positions"
+    return f"of {network} no weights are published; {cure}"
+
+
+def _of_fewer_frames(config: VimConfig) -> str | None:
+    """The published network that differs in the number of frames alone."""
+    if config.num_frames is None:
+        return None
+    alike = (o.short for o in ORIGINS if replace(CONFIGS[o.short], num_frames=config.num_frames) == config)
+    return next(alike, None)
 
 
 def _take_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:

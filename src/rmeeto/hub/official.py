@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from rmeeto.data import InputSpec
-from rmeeto.errors import SettingsError
+from rmeeto.errors import SettingsError, WeightsError
 from rmeeto.hub.bundle import Bundle
 from rmeeto.hub.weights import read_part
-from rmeeto.models.configs import config_of
+from rmeeto.models.configs import CONFIGS, config_of
 from rmeeto.models.embed import resize_frames
 from rmeeto.models.origins import ORIGINS, Origin, find
 
@@ -39,8 +40,8 @@ def read_official(
 ) -> Converted:
     """Read a weight file of a named network, without running code from it.
 
-    A file that is called as a published one is taken for it: schedule, licence and accuracy come with it. Of any
-    other nothing is known but the network.
+    A file that is called as a published one, or said to be one by its name with the tag (vim_tiny.rmeeto_in1k), is
+    taken for it: schedule, licence and accuracy come with it. Of any other nothing is known but the network.
 
     Args:
         path: the file.
@@ -49,13 +50,14 @@ def read_official(
         img_size: side of the square input that the weights were trained with; None takes the network's own.
 
     Raises:
-        SettingsError: the network is unknown, or neither named nor known by the file's name.
+        SettingsError: the network is unknown, or neither named nor known by the file's name, or of another kind than
+            the file's name says.
         ShapeError: the patches do not fill such an image.
-        WeightsError: the file is missing, cut, asks to run code, or holds no weights.
+        WeightsError: the file is missing, cut, asks to run code, holds no weights, or those of another input size.
     """
     path = Path(path)
     named = None if model is None else find(model)
-    origin = published_as(path.name, model)
+    origin = published_as(path.name, model) or _said_to_be(path, model, named)
     network = origin.short if origin else named.short if named else model
     if network is None:
         raise SettingsError(
@@ -65,14 +67,18 @@ def read_official(
     config_of(network, sizes)  # an unknown name is told before a large file is read
     if origin is not None and img_size not in (None, origin.input_size[-1]):
         raise SettingsError(f"{path.name} was published for {origin.input_size[-1]} pixels; leave out img_size")
+    if origin is None:
+        _require_kind(path, network)
     state, taken, extras = read_network(path, origin or named, part)
+    _require_grid(path, network, sizes, state)
     notes = [f"weights of {path.name}" + (f", its part {taken}" if taken else "")]
     if extras:
         notes.append(f"left out what is no part of the network: {', '.join(extras)}")
     if origin is None:
         notes += _fit_frames(network, state)
         return Converted(_unpublished(network, state, sizes), tuple(notes))
-    notes.append(f"taken for {origin.name} of {origin.repo} by the file's name")
+    why = "by the file's name" if published_as(path.name) else "as was said"
+    notes.append(f"taken for {origin.name} of {origin.repo} {why}")
     if taken != origin.part and origin.part is not None:
         notes.append(f"the published accuracy is that of the part {origin.part}, so it is not recorded")
     return Converted(bundle_of(as_taken(origin, taken), state), tuple(notes))
@@ -105,6 +111,52 @@ def published_as(file: str, model: str | None = None) -> Origin | None:
             fits = model is None or (named is not None and named.short == origin.short)
             return origin if fits and (not tagged or named == origin) else None
     return None
+
+
+def _said_to_be(path: Path, model: str | None, named: Origin | None) -> Origin | None:
+    """The published weights that a name with its tag means, whatever the file is called."""
+    if model is None or "." not in model or named is None:
+        return None
+    if called := published_as(path.name):
+        raise SettingsError(
+            f"{path.name} is published as {called.short}.{called.tag} and not as {model}; leave out the model, or "
+            "rename the file if it is another one"
+        )
+    return named
+
+
+def _require_kind(path: Path, network: str) -> None:
+    """Vim and VideoMamba have the same names and shapes: the wrong one would answer, and wrongly."""
+    called = published_as(path.name)
+    if called is None:
+        return
+    theirs, ours = config_of(called.short), config_of(network)
+    if (theirs.class_token, theirs.directions) != (ours.class_token, ours.directions):
+        raise SettingsError(
+            f"{path.name} is published as {called.short}, whose weights fit {network} and mean something else there; "
+            "leave out the model, or rename the file if it is another one"
+        )
+
+
+def _require_grid(path: Path, network: str, sizes: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Told here, where the size that was meant can be said; other shapes are told by whoever loads them."""
+    config, table = config_of(network, sizes), state.get("pos_embed")
+    if table is None or table.dim() != 3 or table.shape[2] != config.embed_dim or table.shape[1] < 2:
+        return
+    patches = table.shape[1] - 1
+    side = math.isqrt(patches)
+    if side**2 != patches or patches == config.frame_patches:
+        return
+    step = config.stride or config.patch_size
+    fitting = config.patch_size + (side - 1) * step
+    strides = [
+        name for name, other in CONFIGS.items() if other.grid_size == (side, side) and name.startswith(f"{network}_")
+    ]
+    also = f", or {strides[0]} if its patches overlap" if strides else ""
+    raise WeightsError(
+        f"{path} has positions for {side}x{side} patches and {network} at {config.img_size[0]} pixels has "
+        f"{'x'.join(map(str, config.grid_size))}; convert it with --img-size {fitting}{also}"
+    )
 
 
 def as_taken(origin: Origin, part: str | None) -> Origin:

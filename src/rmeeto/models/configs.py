@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,6 +21,26 @@ _CHOICES = {
     "directions": get_args(DirectionSum),
     "global_pool": get_args(GlobalPool),
 }
+
+# Whole numbers and their least; those in _OPTIONAL may be None.
+_LEAST = {
+    **dict.fromkeys(("patch_size", "in_chans", "embed_dim", "depth", "expand", "state_size", "conv_width"), 1),
+    **dict.fromkeys(("num_frames", "stride", "dt_rank"), 1),
+    "num_classes": 0,
+}
+_OPTIONAL = ("num_frames", "stride", "dt_rank")
+_LEAST_SAYS = {
+    "num_frames": "is no video; give 1 or more, or None for an image",
+    "num_classes": "is no number of classes; give 1 or more, or 0 for no head",
+}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class VimConfig:
         norm_eps: epsilon of the RMS norms.
 
     Raises:
-        SettingsError: a size is not positive, or an unknown place or direction sum.
+        SettingsError: a size is no whole number or not positive, or an unknown place or direction sum.
         ShapeError: the patches do not fill the image.
     """
 
@@ -71,30 +93,25 @@ class VimConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if isinstance(self.img_size, int):
+        if _is_whole(self.img_size):
             object.__setattr__(self, "img_size", (self.img_size, self.img_size))
-        object.__setattr__(self, "img_size", tuple(self.img_size))
-        for name in (
-            "patch_size",
-            "in_chans",
-            "embed_dim",
-            "depth",
-            "expand",
-            "state_size",
-            "conv_width",
-        ):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} = {getattr(self, name)} is not a size; give 1 or more")
-        if self.num_frames is not None and self.num_frames < 1:
-            raise SettingsError(f"num_frames = {self.num_frames} is no video; give 1 or more, or None for an image")
-        if self.num_classes < 0:
-            raise SettingsError(f"num_classes = {self.num_classes} is negative; give 1 or more, or 0 for no head")
+        size = self.img_size
+        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2 or not all(map(_is_whole, size)):
+            raise SettingsError(f"img_size = {size!r} is no size; give the side of a square, or (height, width)")
+        object.__setattr__(self, "img_size", tuple(map(int, size)))
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not (_is_whole(value) and value >= least) and not (value is None and name in _OPTIONAL):
+                raise SettingsError(f"{name} = {value!r} {_LEAST_SAYS.get(name, 'is not a size; give 1 or more')}")
+            object.__setattr__(self, name, None if value is None else int(value))  # numpy's numbers are no JSON
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise SettingsError(f"{name} = {value!r} is unknown; use {' or '.join(map(repr, choices))}")
         for name in ("drop_rate", "drop_path_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise SettingsError(f"{name} = {getattr(self, name)} is outside [0, 1); 0.1 is usual")
+            if not _is_number(value := getattr(self, name)) or not 0.0 <= value < 1.0:
+                raise SettingsError(f"{name} = {value!r} is outside [0, 1); 0.1 is usual")
+        if not _is_number(self.norm_eps) or not self.norm_eps > 0:
+            raise SettingsError(f"norm_eps = {self.norm_eps!r} must be above 0; 1e-5 is published")
         self._require_grid()
 
     def _require_grid(self) -> None:
@@ -192,10 +209,12 @@ def _timm_name(short: str, config: VimConfig) -> str:
     return f"{short.removesuffix(step)}_patch{config.patch_size}{step}_{config.img_size[0]}"
 
 
+# Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
+_PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+_SMALL_SIDE = 96
+
 # Short name -> the name in timm's manner: vim_tiny -> vim_tiny_patch16_224.
 TIMM_NAMES = {short: _timm_name(short, config) for short, config in CONFIGS.items()}
-# What timm's `pretrained_cfg` says of every network: which parts it replaces for other classes or colours.
-TIMM_PARTS = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
 _SHORT_NAMES = {long: short for short, long in TIMM_NAMES.items()}
 
 
@@ -213,6 +232,43 @@ def short_name(name: str) -> str:
     if not is_name(name):
         raise SettingsError(f"model {name!r} is unknown; {nearest(name)}`rmeeto models` lists all there are")
     return _SHORT_NAMES.get(name, name)
+
+
+def timm_parts(name: str) -> dict[str, Any]:
+    """What timm's `pretrained_cfg` says of a network by name: which parts timm replaces for other classes or colours.
+
+    Of a video network it replaces no first convolution, for it knows flat ones only (see `timm_entries`).
+    """
+    video = is_name(name) and CONFIGS[short_name(name)].num_frames is not None
+    return {"fixed_input_size": True, "first_conv": None if video else "patch_embed.proj", "classifier": "head"}
+
+
+def described(config: VimConfig) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of random weights: what images must be. Small ones are not cropped in evaluation."""
+    name, _ = named_like(config)
+    mean, std = _PIXELS.get(config.in_chans, ((0.5,) * config.in_chans, (0.5,) * config.in_chans))
+    whole = config.num_frames is not None or min(config.img_size) < _SMALL_SIDE
+    return {
+        "architecture": TIMM_NAMES[name],
+        "input_size": (config.in_chans, *config.img_size),
+        "num_classes": config.num_classes,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if whole else 0.875,
+        "crop_mode": "center",
+        "mean": mean,
+        "std": std,
+        **timm_parts(name),
+    }
+
+
+def named_like(config: VimConfig) -> tuple[str, dict[str, Any]]:
+    """The named network that differs least, and what differs: `config_of(*named_like(config)) == config`."""
+    own = config.to_dict()
+    differing = {
+        name: {size: value for size, value in own.items() if value != theirs.to_dict()[size]}
+        for name, theirs in CONFIGS.items()
+    }
+    return min(differing.items(), key=lambda item: len(item[1]))
 
 
 def nearest(name: str) -> str:

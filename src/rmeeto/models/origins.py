@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rmeeto.models.configs import TIMM_PARTS
+from rmeeto.models.configs import timm_parts
 from rmeeto.schedule import Schedule
 
 Dataset = Literal["imagenet-1k", "kinetics-400"]
@@ -97,7 +97,7 @@ class Origin:
             "crop_pct": self.crop_pct,
             "crop_mode": "center",
             "num_classes": self.num_classes,
-            **TIMM_PARTS,
+            **timm_parts(self.model),
             "tag": self.tag,
             "license": self.licence,
             "origin_url": f"https://huggingface.co/{self.repo}",

@@ -11,26 +11,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import adapt_input_conv, build_model_with_cfg, generate_default_cfgs, register_model
 
-from rmeeto.models.configs import TIMM_NAMES, TIMM_PARTS, VimConfig, config_of
+from rmeeto.models.configs import TIMM_NAMES, config_of, described
 from rmeeto.models.origins import ORIGINS, Origin, find
 
-# Mean and deviation of ImageNet's pixels, of one grey channel and of three colours.
-_PIXELS = {1: ((0.449,), (0.226,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-
-
-def _described(config: VimConfig) -> dict[str, Any]:
-    """timm's `pretrained_cfg` of a network without weights."""
-    mean, std = _PIXELS[config.in_chans]
-    return {
-        "input_size": (config.in_chans, *config.img_size),
-        "num_classes": config.num_classes,
-        "crop_pct": 0.875 if config.num_frames is None else 1.0,
-        "mean": mean,
-        "std": std,
-        **TIMM_PARTS,
-    }
+_FIRST = "patch_embed.proj.weight"
 
 
 def _published(origin: Origin) -> dict[str, Any]:
@@ -42,7 +28,7 @@ def _published(origin: Origin) -> dict[str, Any]:
 _WEIGHTS = {origin.name: _published(origin) for origin in ORIGINS if origin.r is None}
 _WITHOUT = set(TIMM_NAMES.values()) - {name.partition(".")[0] for name in _WEIGHTS}
 # timm looks for this name in the module of an entry point.
-default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: _described(config_of(name)) for name in sorted(_WITHOUT)}})
+default_cfgs = generate_default_cfgs({**_WEIGHTS, **{name: described(config_of(name)) for name in sorted(_WITHOUT)}})
 
 
 def _entry_point(short: str, name: str) -> Callable[..., Any]:
@@ -64,7 +50,10 @@ def _entry_point(short: str, name: str) -> Callable[..., Any]:
 
 
 def fitted_weights(checkpoint: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """What timm read from a weight file -> the network's own weights, positions fitted to the model's input size.
+    """What timm read from a weight file -> the network's own weights, fitted to the model's input size.
+
+    Positions are interpolated. A video network's first convolution is fitted to the model's colours here, as timm does
+    it with flat ones.
 
     Args:
         checkpoint: a state dict, or a training checkpoint with one inside.
@@ -76,9 +65,10 @@ def fitted_weights(checkpoint: Mapping[str, Any], model: Any) -> dict[str, Any]:
     parts = [part for part in (origin.part if origin else None, "model", "state_dict") if part]
     state = next((checkpoint[part] for part in parts if isinstance(checkpoint.get(part), Mapping)), checkpoint)
     # The second head of a distillation classifies nothing here.
-    return fit_positions(
-        {name: value for name, value in state.items() if not name.startswith("distill_head.")}, model.config
-    )
+    own = {name: value for name, value in state.items() if not name.startswith("distill_head.")}
+    if (weight := own.get(_FIRST)) is not None and weight.dim() == 5:
+        own[_FIRST] = adapt_input_conv(model.in_chans, weight.squeeze(2), weight.shape[1]).unsqueeze(2)
+    return fit_positions(own, model.config)
 
 
 for _short, _name in TIMM_NAMES.items():

@@ -8,6 +8,8 @@ not after an exception, not between threads, not into a compiled graph.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,12 +17,19 @@ from typing import Any, TypeVar
 
 import torch
 from timm.layers import Attention
-from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.errors import SettingsError
-from rmeeto.tokens import Features, Tokens, is_slotted
+from rmeeto.tokens import Features, TokenMap, Tokens, is_slotted, protected_first
 
 M = TypeVar("M", bound=nn.Module)
 Half = Callable[[Any, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -31,27 +40,28 @@ def adopt(model: M) -> M:
 
     With empty slots all outputs are timm's, bit for bit; names and values of the state dict never change. Prefix
     tokens (class, distillation, registers) are protected. Pooling by average or attention sees the tokens that are
-    left, each counting once. An adopted model is returned as it is.
+    left, each counting once. Blocks that work attention and MLP side by side have their slot behind them. An adopted
+    model is returned as it is.
 
     Example:
         model = adopt(timm.create_model("deit_small_patch16_224"))
         attach(model, Schedule.of([8] * 12), Settings(split="sequence", feature="k"))
 
     Args:
-        model: a timm `VisionTransformer` or a subclass of it, with pre- or post-norm blocks.
+        model: a timm `VisionTransformer` or a subclass of it, with timm's blocks.
 
     Raises:
-        SettingsError: another model, or blocks without a place between attention and MLP.
+        SettingsError: another model, or blocks with a forward pass of their own.
     """
     if isinstance(model, _AdoptedModel):
         return model
     if not isinstance(model, VisionTransformer):
         raise SettingsError(f"{type(model).__name__} is no timm VisionTransformer; only such can be adopted")
-    strangers = sorted({type(block).__name__ for block in model.blocks if type(block).forward not in _HALVES})
+    strangers = {type(block).__name__ for block in model.blocks if type(block).forward not in {*_HALVES, *_WHOLE}}
     if strangers:
         raise SettingsError(
-            f"blocks of kind {', '.join(strangers)} have no place between attention and MLP; "
-            "adopt a model of timm's Block or ResPostBlock"
+            f"blocks of kind {', '.join(sorted(strangers))} have a forward pass of their own and no known place for "
+            "a slot; adopt a model of timm's own blocks"
         )
     slots = nn.ModuleList(nn.Identity() for _ in model.blocks)
     for place, block in enumerate(model.blocks):
@@ -114,10 +124,30 @@ class _AdoptedModel(_Adopted):
         """(rows, columns) of patches."""
         return self.patch_embed.grid_size  # type: ignore[attr-defined]
 
-    def forward_intermediates(self, *args: Any, **kwargs: Any) -> Any:
-        if any(not isinstance(slot, nn.Identity) for slot in self.slots):
-            raise SettingsError("merged tokens are no grid; call forward_intermediates inside `with detached(model)`")
-        return super().forward_intermediates(*args, **kwargs)  # type: ignore[misc]
+    def forward_intermediates(self, *args: Any, unmerge: bool = False, **kwargs: Any) -> Any:
+        """timm's own, with one argument more: `unmerge`, so that a merged model too gives maps (b, c, rows, columns).
+
+        Every patch that entered then gets the features of the token it has become, a pruned one those of the token it
+        resembled. Without it a merged model gives output_fmt="NLC", (b, m, c), of the tokens that are left.
+
+        Raises:
+            SettingsError: maps are asked of a merged model without `unmerge`.
+        """
+        if all(isinstance(slot, nn.Identity) for slot in self.slots):
+            return super().forward_intermediates(*args, **kwargs)  # type: ignore[misc]
+        given = inspect.signature(VisionTransformer.forward_intermediates).bind(self, *args, **kwargs).arguments
+        if not unmerge and given.get("output_fmt") != "NLC":
+            raise SettingsError("merged tokens fill no grid; give unmerge=True, or output_fmt='NLC'")
+        return self.timm_class.forward_intermediates(self._watched(unmerge=unmerge), *args, **kwargs)  # type: ignore[attr-defined]
+
+    def _watched(self, *, unmerge: bool) -> _AdoptedModel:
+        """The model for one forward pass in which timm sees tensors between the blocks, its parts its own."""
+        blocks: list[_Watched] = []
+        for block in self.blocks:  # type: ignore[attr-defined]
+            blocks.append(_Watched(block, blocks[-1:], unmerge=unmerge))
+        watched = copy.copy(self)
+        watched.__dict__["_modules"] = {**self.__dict__["_modules"], "blocks": nn.Sequential(*blocks)}
+        return watched
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
         taken = super().prune_intermediate_layers(*args, **kwargs)  # type: ignore[misc]
@@ -142,8 +172,12 @@ class _AdoptedBlock(_Adopted):
             raise SettingsError("an attention mask does not fit merged tokens; use it inside `with detached(model)`")
         if tokens.weight is not None:
             attn_mask = tokens.weight.log().to(tokens.x.dtype)[:, None, None, :]
+        slot = self._slots[self._place]
+        if self.timm_class.forward in _WHOLE:
+            out = super().forward(tokens.x, attn_mask=attn_mask, is_causal=is_causal)  # type: ignore[misc]
+            return self._left(slot(replace(tokens, x=out, features=Features(out))))
         attention_half, mlp_half = _HALVES[self.timm_class.forward]
-        slot, heads = self._slots[self._place], {}
+        heads: dict[str, tuple[Tensor, ...]] = {}
 
         def attend(normed: Tensor) -> Tensor:
             asked = set("qkv") & set(getattr(slot, "reads", ()))
@@ -155,13 +189,40 @@ class _AdoptedBlock(_Adopted):
 
         attended = attention_half(self, tokens.x, attend)
         tokens = slot(replace(tokens, x=attended, features=Features(attended, **heads)))
-        out = mlp_half(self, tokens.x, self.mlp)
-        if tokens.size is None or self._place == len(self._slots) - 1:
-            return out
-        return replace(tokens, x=out, features=None)
+        return self._left(replace(tokens, x=mlp_half(self, tokens.x, self.mlp)))
+
+    def _left(self, tokens: Tokens) -> Float[Tensor, "b m c"] | Tokens:
+        """What the block hands on: a tensor where nothing was merged yet, and to timm."""
+        if tokens.origin is None and (tokens.size is None or self._place == len(self._slots) - 1):
+            return tokens.x
+        return replace(tokens, features=None)
 
     def _received(self, x: Float[Tensor, "b n c"]) -> Tokens:
         return Tokens(x, torch.arange(self._prefix, device=x.device).expand(x.shape[0], -1))
+
+
+class _Watched(nn.Module):
+    """A block for one forward pass: it hands its `Tokens` to the next one, and shows timm a tensor."""
+
+    _block: Any  # an `_AdoptedBlock`
+    _before: list[_Watched]
+    _tokens: Tokens
+
+    def __init__(self, block: _AdoptedBlock, before: list[_Watched], *, unmerge: bool) -> None:
+        super().__init__()
+        self.__dict__.update(_block=block, _before=before)  # neither is a part of this one
+        self._unmerge = unmerge
+
+    def forward(self, x: Float[Tensor, "b n c"], **masks: Any) -> Float[Tensor, "b m c"]:
+        if self._before:
+            tokens = self._before[0]._tokens
+        else:
+            start = TokenMap.identity(x.shape[0], x.shape[1], x.device)
+            tokens = replace(self._block._received(x), origin=start)
+        self._tokens = left = self._block(tokens, **masks)
+        if self._unmerge and left.origin is not None:
+            return left.origin.unmerge(left.x)
+        return protected_first(left.x, left.places)
 
 
 class _Given:
@@ -204,7 +265,8 @@ _HALVES: dict[Callable[..., Tensor], tuple[Half, Half]] = {
     Block.forward: (_prenorm_attention, _prenorm_mlp),
     ResPostBlock.forward: (_postnorm_attention, _postnorm_mlp),
 }
-
+# Attention and MLP side by side, or several of each: the slot stands behind the block.
+_WHOLE = {ParallelScalingBlock.forward, DiffParallelScalingBlock.forward, ParallelThingsBlock.forward}
 
 _CLASSES: dict[type[nn.Module], type[Any]] = {}
 

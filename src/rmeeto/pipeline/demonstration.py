@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from rmeeto.data import Augment, DataSpec, open_data
+from rmeeto.data import Augment, DataSpec, demo_model, open_data
 from rmeeto.errors import OutputError
 from rmeeto.hub.bundle import CONFIG
 from rmeeto.pipeline.opening import fitting, open_with_images
@@ -61,7 +60,7 @@ def demo(output: Path, *, quick: bool = False, watch: Watch | None = None) -> di
     spec = DataSpec(
         data="demo", train_limit=QUICK["train"] if quick else None, val_limit=QUICK["val"] if quick else None
     )
-    with as_file(files("rmeeto.data") / "demo" / "vim_nano") as folder:
+    with demo_model() as folder:
         model = ModelSpec(model=str(folder))
         opened, data = open_with_images(model, lambda form: open_data(fitting(spec, recipe.micro_batch()), form))
     schedule = SCHEDULE.build(opened.model.num_tokens, opened.model.config.depth)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from rmeeto.data import DEMO_MODEL, DEMO_TAG, demo_model
 from rmeeto.models.configs import CONFIGS
 from rmeeto.models.counting import parameters_of
 from rmeeto.models.origins import ORIGINS
+from rmeeto.records import read_json
 
 
 def list_models() -> dict[str, Any]:
-    """Every published weight file, then every network that has none.
+    """Every published weight file, the model that comes with the package, then every network without weights.
 
     Returns:
         {"models": [...]}, each with "name", "network" (what `rmeeto.create` takes), "parameters", "input" (channels,
         height, width), "num_frames", "num_classes", "top1" in percent, "dataset", "r" (tokens that leave at a
-        merge), "repo", "file", "licence" and "papers"; None where there is none or none is known.
+        merge), "repo", "file", "licence" and "papers"; None where there is none or none is known, and without "repo"
+        the file is the package's own.
     """
     with_weights = {origin.short for origin in ORIGINS}
     published = [
@@ -32,8 +35,21 @@ def list_models() -> dict[str, Any]:
         }
         for origin in ORIGINS
     ]
-    others = [_network(name) for name in CONFIGS if name not in with_weights]
-    return {"kind": "models", "models": [*published, *others]}
+    others = [_network(name) for name in CONFIGS if name not in {*with_weights, DEMO_MODEL}]
+    return {"kind": "models", "models": [*published, _demo(), *others]}
+
+
+def _demo() -> dict[str, Any]:
+    with demo_model() as folder:
+        measured = read_json(folder / "config.json")["rmeeto"]["records"]["test_accuracy"]
+    return {
+        **_network(DEMO_MODEL),
+        "name": f"{DEMO_MODEL}.{DEMO_TAG}",
+        "top1": measured["top1"],
+        "dataset": "fashion-mnist",
+        "file": f"rmeeto/data/demo/{DEMO_MODEL}/model.safetensors",
+        "licence": "apache-2.0",
+    }
 
 
 def _network(name: str) -> dict[str, Any]:

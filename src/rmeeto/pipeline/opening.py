@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from rmeeto.data import DataSpec, InputSpec
+from rmeeto.data import DEMO_MODEL, DEMO_TAG, DataSpec, InputSpec
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.hub import build, load_weights, read_model
 from rmeeto.hub.official import read_network
@@ -138,8 +138,9 @@ def require_trained(spec: ModelSpec) -> None:
         SettingsError: it is a name without a weight file.
     """
     if is_name(spec.model) and spec.weights is None:
-        published = find(spec.model)
+        published, demo = find(spec.model), f"{DEMO_MODEL}.{DEMO_TAG}"
         where = f", or its published weights as {published.short}.{published.tag}" if published else ""
+        where = f", or the package's own weights as {demo}" if short_name(spec.model) == DEMO_MODEL else where
         raise SettingsError(
             f"{spec.model} comes without trained weights; add --weights, or name a model's folder{where}"
         )

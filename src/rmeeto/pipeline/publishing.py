@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import nn
+
 from rmeeto.errors import RmeetoError, SettingsError
-from rmeeto.hub import Bundle, Hub, bundle_folder, read_bundle, upload
+from rmeeto.hub import Bundle, Hub, bundle_folder, read_bundle, save, upload
 from rmeeto.hub.bundle import CONFIG, WEIGHTS
 from rmeeto.hub.card import base_of, model_card
 from rmeeto.pipeline.retraining import RESULT
@@ -18,7 +21,7 @@ CARD = "README.md"
 
 
 def push_to_hub(
-    folder: Path | str,
+    model: nn.Module | Path | str,
     repo: str,
     *,
     licence: str | None = None,
@@ -26,12 +29,12 @@ def push_to_hub(
     dry_run: bool = False,
     hub: Hub | None = None,
 ) -> dict[str, Any]:
-    """Put a model's folder onto the Hugging Face hub: weights, config.json with the schedule, and a card.
+    """Put a model onto the Hugging Face hub: weights, config.json with the schedule, and a card.
 
     Only these: no image, log or path of the data leaves the machine. A README.md in the folder is taken as the card.
 
     Args:
-        folder: a folder that `rmeeto.load` reads, such as a run's.
+        model: a folder that `rmeeto.load` reads, such as a run's, whose table is then on the card; or a Vision Mamba.
         repo: owner/name; made if it is not there.
         licence: of the weights, as SPDX names it; None takes that of the weights they were made of.
         private: whether a new repository is seen by its owner alone.
@@ -43,13 +46,17 @@ def push_to_hub(
 
     Raises:
         WeightsError: the folder holds no whole model, or the hub cannot be reached or refuses.
-        SettingsError: `repo` is no name of a repository.
+        SettingsError: `repo` is no name of a repository, or the model is no Vision Mamba.
     """
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise SettingsError(f"{repo!r} is not a repository's name; write owner/name")
-    place = bundle_folder(folder)
+    if not isinstance(model, Path | str):
+        with TemporaryDirectory() as folder:
+            save(model, folder)
+            return push_to_hub(folder, repo, licence=licence, private=private, dry_run=dry_run, hub=hub)
+    place = bundle_folder(model)
     bundle = read_bundle(place)
-    card = _card(bundle, place, Path(folder), repo, licence)
+    card = _card(bundle, place, Path(model), repo, licence)
     files: dict[str, bytes | Path] = {WEIGHTS: place / WEIGHTS, CONFIG: place / CONFIG, CARD: card.encode("utf-8")}
     address = None
     if not dry_run:

@@ -6,10 +6,11 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from rmeeto.data import demo_model
 from rmeeto.data.spec import Augment, DataSpec
 from rmeeto.errors import RmeetoError, SettingsError
 from rmeeto.models.configs import CONFIGS
@@ -133,7 +134,7 @@ def _finished(folder: Path, values: Mapping[str, Any], watch: Watch) -> dict[str
         else:
             watch.stage(f"{folder} is finished already")
             return found
-    with as_file(files("rmeeto.data") / "demo" / "vim_nano") as demo:
+    with demo_model() as demo:
         model = values["model"]
         model = dataclasses.replace(model, model=str(demo)) if model.model == "demo" else model
         return retrain(**{**values, "model": model}, output=folder, spec=RunSpec(resume="auto"), watch=watch)

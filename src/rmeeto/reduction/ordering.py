@@ -8,6 +8,7 @@ from torch import Tensor
 from rmeeto._shapes import Int
 from rmeeto.errors import SettingsError
 from rmeeto.ops import token_plan
+from rmeeto.ops.draws import Draws
 from rmeeto.ops.token_plan.reference import patch_rows
 from rmeeto.reduction.plan import Plan, Sight
 from rmeeto.reduction.settings import ClassPlace, Order
@@ -47,9 +48,9 @@ def new_map(sight: Sight, plan: Plan, *, order: Order, class_place: ClassPlace, 
     return TokenMap(index, n - plan.leaving.shape[1], kept)
 
 
-def shuffled_map(places: Int[Tensor, "b k"], tokens: int, generator: torch.Generator) -> TokenMap:
+def shuffled_map(places: Int[Tensor, "b k"], tokens: int, draws: Draws) -> TokenMap:
     """The map under which all but the tokens at (b, k) places change places among themselves, alike in each image."""
     rows = patch_rows(places, tokens)
-    permutation = torch.randperm(rows.shape[1], generator=generator).to(rows.device)
+    permutation = draws.permutation(rows.shape[1]).to(rows.device)
     same = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
     return TokenMap(same.scatter(1, rows, rows[:, permutation]), tokens)

@@ -6,15 +6,14 @@ Letters: b batch, n tokens, N patch tokens, k protected tokens, r tokens that le
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from rmeeto._shapes import Float, Int
+from rmeeto.ops.draws import Draws
 from rmeeto.ops.token_plan.reference import patch_rows
 from rmeeto.reduction.features import compared
 from rmeeto.reduction.settings import Feature, Settings
@@ -79,15 +78,14 @@ class Sight:
         """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
         return self.tokens.places.shape[1] % 2 if self.settings.split == "sequence" else 0
 
-    def draw(self, purpose: str) -> torch.Generator:
-        """A generator on the CPU that depends on seed, block and purpose only."""
+    def draw(self, purpose: str) -> Draws:
+        """Random numbers that depend on seed, block and purpose only, the same in every call."""
         return drawing(self.settings.seed, self.block, purpose)
 
 
-def drawing(seed: int, block: int, purpose: str) -> torch.Generator:
-    """A generator of its own: neither the global one nor another block's draws are touched."""
-    # torch's CPU generator reads 32 bits of a seed, so that a sum of large products would collide.
-    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed} {block}".encode()))
+def drawing(seed: int, block: int, purpose: str) -> Draws:
+    """See `Sight.draw`."""
+    return Draws(f"{purpose} {seed} {block}")
 
 
 def reading(*features: Feature) -> Callable[[F], F]:

@@ -38,8 +38,8 @@ class Planner(nn.Module):
         )
         if settings.order != "shuffled":
             return mapping
-        generator = drawing(settings.seed, self.block, "order")
-        return mapping.then(shuffled_map(mapping.move(tokens.places), mapping.length, generator))
+        draws = drawing(settings.seed, self.block, "order")
+        return mapping.then(shuffled_map(mapping.move(tokens.places), mapping.length, draws))
 
     def _seen(self, tokens: Tokens) -> Sight:
         sight = Sight(tokens, None, self.settings, self.block)
@@ -50,11 +50,9 @@ class Planner(nn.Module):
         moved = round(self.settings.shuffle * rows.shape[1])
         if moved < 2:
             return rows
-        # A generator of its own: neither the global one nor another block's draws are touched.
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.block)
-        subset = torch.randperm(rows.shape[1], generator=generator)[:moved].sort().values
-        permutation = torch.arange(rows.shape[1])
-        permutation[subset] = subset[torch.randperm(moved, generator=generator)]
+        subset = drawing(self.settings.seed, self.block, "subset").permutation(rows.shape[1])[:moved].sort().values
+        among = drawing(self.settings.seed, self.block, "shuffle").permutation(moved)
+        permutation = torch.arange(rows.shape[1]).scatter(0, subset, subset[among])
         return rows.index_select(1, permutation.to(rows.device))
 
 

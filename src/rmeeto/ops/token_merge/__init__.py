@@ -41,8 +41,8 @@ def token_merge(
     no place, and BackendError where "native" cannot run.
     Source: arXiv 2412.12496, section 3.
     """
-    shape = tuple(mapping.index.shape)
-    if x.dim() != 3 or x.shape[:2] != shape or places.dim() != 2 or len(places) != len(x):
+    shape = tuple(mapping.index.shape)  # by shape and never by len(), which would fix an exported graph's batch
+    if x.dim() != 3 or x.shape[:2] != shape or places.dim() != 2 or places.shape[0] != x.shape[0]:
         raise ShapeError(
             f"values {tuple(x.shape)} and places {tuple(places.shape)} do not fit a map of {shape} tokens; merge the "
             "tensor that the map was made for"

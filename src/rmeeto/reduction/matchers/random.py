@@ -6,15 +6,13 @@ images of a batch and all forward passes have the same draw, so that an image's 
 
 from __future__ import annotations
 
-import torch
-
 from rmeeto.reduction.plan import Plan, Sight
 
 
 def plan(sight: Sight, r: int) -> Plan:
     """r patch tokens drawn without replacement join tokens drawn from the others with replacement."""
-    (batch, patches), generator = sight.rows.shape, sight.draw("random")
-    drawn = torch.randperm(patches, generator=generator)
-    joined = drawn[r:][torch.randint(patches - r, (r,), generator=generator)]
+    (batch, patches), draws = sight.rows.shape, sight.draw("random")
+    drawn = draws.permutation(patches)
+    joined = drawn[r:][draws.integers(patches - r, r)]
     leaving, joined, heads = (part.to(sight.rows.device).expand(batch, -1) for part in (drawn[:r], joined, drawn[r:]))
     return Plan(leaving, joined, heads)
