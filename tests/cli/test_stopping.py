@@ -38,6 +38,7 @@ from .test_main import PRETRAIN
     ],
 )
 def test_resume_command(line, environment, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/rmeeto", *shlex.split(line)])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert resume_command(shlex.split(line)) == expected

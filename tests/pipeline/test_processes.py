@@ -91,7 +91,8 @@ def several(trained: Path, photos: DataSpec, tmp_path_factory: pytest.TempPathFa
         min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork", monitor_interval=0.1,
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="test", rdzv_configs={"timeout": 60},
     )  # fmt: skip
-    with unittest.mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # torchrun sets it, its Python door does not
+    untouched = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with unittest.mock.patch.dict(os.environ, untouched, clear=True):  # nobody divides the processor for us
         elastic_launch(config, _in_each_process)(trained, photos, output)
     return output
 

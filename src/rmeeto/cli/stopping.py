@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 
+from rmeeto.pipeline.command import command
 from rmeeto.retrain.signals import Stopped
 
 
@@ -41,8 +41,4 @@ def resume_command(arguments: Sequence[str]) -> str:
         for place, word in enumerate(arguments)
         if word != "--resume" and not word.startswith("--resume=") and arguments[max(0, place - 1)] != "--resume"
     ]
-    each, nodes = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
-    door = ["rmeeto"]
-    if each is not None:
-        door = ["torchrun", *(["--nnodes", nodes] if nodes != "1" else []), "--nproc-per-node", each, "-m", "rmeeto"]
-    return shlex.join([*door, *kept, "--resume", "auto"])
+    return command([*kept, "--resume", "auto"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import types
 import typing
@@ -182,11 +181,6 @@ def to_toml(verb: Verb, values: Mapping[str, Any], *, about: str = "", command: 
         for name, one in dataclasses.asdict(value).items():
             lines.append(f"# {name} is not set" if one is None else f"{name} = {_literal(one)}")
     return "\n".join(lines) + "\n"
-
-
-def typed() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def table_names() -> list[str]:

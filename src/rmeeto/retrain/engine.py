@@ -41,6 +41,7 @@ class Processes:
 
     def __init__(self, *, cpu: bool = False) -> None:
         self._cpu = cpu or not torch.accelerator.is_available()  # else Accelerate joins no processes on a CPU
+        _share_threads()
         _join(self._cpu)
         state = PartialState(cpu=self._cpu)
         self.device: torch.device = state.device
@@ -154,6 +155,17 @@ class Trackers:
         with written(self._output / TENSORBOARD, "free some space, then resume"):
             for tracker in self._engine.trackers:
                 tracker.finish()
+
+
+def _share_threads() -> None:
+    """Divide the processor among the processes of this machine where nobody did.
+
+    torchrun does it for several processes and not for one, as of two machines; Accelerate then would, with a warning.
+    """
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    if here is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(here)))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for what this process starts, and for Accelerate
 
 
 def _join(cpu: bool) -> None:  # noqa: FBT001  private, and read at one place
