@@ -214,6 +214,8 @@ FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "rmeeto: No space left on device: /x; free"),
     (MemoryError(), 2, "rmeeto: the memory does not suffice; use smaller batches"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "rmeeto: the memory does not suffice"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2,
+     "rmeeto: a process that decodes images was ended from outside (Killed), mostly because the memory"),
     (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume auto continues"),
 ]  # fmt: skip
 
