@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from rmeeto.cli.console import Screen, show
+from rmeeto.cli.stopping import resumable
 from rmeeto.cli.texts import reproduced_text
 
 NAME = "reproduce"
@@ -36,5 +37,6 @@ def command(
     """Parse, call, print."""
     from rmeeto.pipeline.reproducing import reproduce
 
-    result = reproduce(table, scale, output, data=data, weights=weights, watch=Screen())
+    with resumable(output):  # what is finished is not run again, and what was begun goes on, without an option
+        result = reproduce(table, scale, output, data=data, weights=weights, watch=Screen())
     show(reproduced_text(result), result, as_json=as_json)

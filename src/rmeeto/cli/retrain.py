@@ -9,7 +9,7 @@ import typer
 
 from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import with_options
-from rmeeto.cli.stopping import resumable
+from rmeeto.cli.stopping import RESUMING, resumable
 from rmeeto.cli.texts import result_text
 from rmeeto.data.spec import Augment, DataSpec
 from rmeeto.pipeline.recipes import load_recipe
@@ -65,7 +65,7 @@ def command(
     """Parse, call, print."""
     from rmeeto.pipeline.retraining import retrain
 
-    with resumable():
+    with resumable(output, *RESUMING):
         result = retrain(model, data, schedule, settings, recipe, augment, speed, output, spec=run, watch=Screen())
     if result:
         show(result_text(result, output), result, as_json=as_json)
