@@ -35,8 +35,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print table.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""
-    from rmeeto.pipeline.reproducing import reproduce
-
     with resumable(output):  # what is finished is not run again, and what was begun goes on, without an option
+        from rmeeto.pipeline.reproducing import reproduce
+
         result = reproduce(table, scale, output, data=data, weights=weights, watch=Screen())
     show(reproduced_text(result), result, as_json=as_json)
