@@ -84,6 +84,7 @@ def open_flat(root: Path, train: Path | None) -> FlatReader:
     Raises:
         DataError: no list of classes lies beside it, or one is broken.
     """
+    found: dict[str, tuple[int, int] | None]
     if root.is_dir():
         found = {path.name: None for path in root.iterdir() if path.is_file()}
     else:
@@ -171,7 +172,7 @@ def _devkit_tar(path: Path, images: list[str]) -> dict[str, str]:
                     found[name] = file.read()
         return _numbered(path, found[_TRUTH].decode(), lambda: found[_MEANINGS], images)
     except (OSError, tarfile.TarError, EOFError, zlib.error, KeyError) as error:
-        raise DataError(f"development kit {path} cannot be read ({error}); fetch it again") from None
+        raise _broken(path, error) from None
 
 
 def _numbered(path: Path, truth: str, meanings: Callable[[], bytes], images: list[str]) -> dict[str, str]:
@@ -187,11 +188,15 @@ def _numbered(path: Path, truth: str, meanings: Callable[[], bytes], images: lis
         name_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
         lines = [name_of[int(line)] for line in truth.split()]
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"development kit {path} cannot be read ({error}); fetch it again") from None
+        raise _broken(path, error) from None
     return _by_name(path, lines, images)
 
 
-_LISTS: dict[str, Callable[[Path, list[Path]], dict[str, str]]] = {
+def _broken(path: Path, error: BaseException) -> DataError:
+    return DataError(f"development kit {path} cannot be read ({str(error).splitlines()[0]}); fetch it again")
+
+
+_LISTS: dict[str, Callable[[Path, list[str]], dict[str, str]]] = {
     "LOC_val_solution.csv": _solution,
     "imagenet_2012_validation_synset_labels.txt": _one_a_line,
     f"ILSVRC2012_devkit_t12/data/{_TRUTH}": _devkit_folder,
