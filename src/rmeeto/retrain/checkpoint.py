@@ -64,7 +64,7 @@ class Contents:
         about: what is trained on what, as the caller describes it; compared on resume.
         weights: the student's state dict.
         ema: the averaged state dict, or None.
-        state: "optimizer", "scaler", "parallel" and "random" (one state per process): dicts, lists, numbers, strings
+        state: "optimizer", "scaler" and "random" (one state per process): dicts, lists, numbers, strings
             and tensors.
         versions: of the programs that wrote it.
     """

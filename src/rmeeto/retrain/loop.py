@@ -321,7 +321,7 @@ class _Run:
             )
         position = dataclasses.replace(position, seconds=time.perf_counter() - self.begun)
         random = self.processes.gathered(random_state())
-        state = {**self.stepper.state(), "random": random, "parallel": self.held.name}
+        state = {**self.stepper.state(), "random": random}
         if self.processes.is_main:
             ema = self.ema.module.state_dict() if self.ema is not None else None
             self.checkpoints.save(Contents(position, self.recipe, self.about, weights, ema, state))
@@ -340,8 +340,6 @@ class _Run:
 
     def _restore(self, found: Contents) -> Position:
         found.refuse_other(self.recipe, self.about)
-        if (before := found.state["parallel"]) != self.held.name:
-            raise CheckpointError(f"the checkpoint was made with parallel {before}; resume it in the same way")
         try:
             self.held.load(found.weights)
             if self.ema is not None:
