@@ -50,7 +50,7 @@ OPTIONS = {
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
     "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json precision",
     "recipes": "NAME json",
-    "reproduce": "TABLE data json output scale weights",
+    "reproduce": "TABLE checkpoint_every data json output scale weights workers",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

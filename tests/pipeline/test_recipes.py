@@ -9,10 +9,10 @@ import pytest
 from rmeeto.data.spec import Augment
 from rmeeto.errors import SettingsError
 from rmeeto.pipeline.recipes import GROUPS, load_recipe, parse_recipe, recipe_names, to_toml
-from rmeeto.pipeline.reproducing import load_table
+from rmeeto.pipeline.tables import load_table, tables
 from rmeeto.retrain.recipe import PUBLISHED, Recipe
 
-TABLES = ("images", "minutes", "order", "videos", "vim_small_by_r")
+TABLES = [table.name for table in tables()]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -42,6 +42,11 @@ def test_every_table_is_whole(name: str) -> None:
     assert table.about
     assert all(run.values() for run in table.runs.values())
     assert any(run.published for run in table.runs.values())
+
+
+def test_tables_are_numbered() -> None:
+    assert [table.number for table in tables()] == list(range(1, 11))
+    assert load_table("table1") == load_table("images")
 
 
 def test_a_row_that_differs_has_its_own_numbers() -> None:

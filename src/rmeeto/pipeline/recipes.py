@@ -39,7 +39,7 @@ GROUPS: dict[str, type] = {
 _ABOUT = ("about", "source", "verb", "weights_file")
 _PUBLISHED = (
     "data", "views", "unmerged", "unmerged_gflops_paper", "training_free", "top1", "top1_against_ordered",
-    "gflops_paper", "minutes_8_h100", "minutes_16_h100", "minutes_32_h100",
+    "gflops_paper", "speedup_low", "speedup_high", "minutes_8_h100", "minutes_16_h100", "minutes_32_h100",
 )  # fmt: skip
 SUFFIX = ".toml"
 KEPT = "recipe.toml"
