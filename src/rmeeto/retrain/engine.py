@@ -152,7 +152,7 @@ class Trackers:
             self._engine.trackers.clear()  # one that is half open cannot be closed
             if isinstance(error, OSError) or names == [TENSORBOARD]:
                 raise
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise SettingsError(
                 f"tracker {', '.join(names)} cannot start: {reason}; log in, let it work without a network (wandb: "
                 "WANDB_MODE=offline), or leave it out"

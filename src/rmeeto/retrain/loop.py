@@ -211,6 +211,7 @@ class _Run:
             images_per_second=meter.steps * self.recipe.batch_size / meter.seconds,
             seconds=meter.seconds,
             skipped=meter.skipped,
+            data_wait=meter.data_wait,
         )
         ended = dataclasses.replace(
             self._reached(position, meter), epoch_steps=0, epoch_loss=0.0, epoch_skipped=0, epoch_seconds=0.0
