@@ -31,14 +31,14 @@ from .conftest import NANO, RESUMING, retrain
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 # All that could differ between processes: images that appear several times, pairs that are mixed, micro-batches,
-# an average. Drop-path draws in each process for itself, so it is off.
+# an average, dropped paths.
 RECIPE = Recipe(
     epochs=2,
     batch_size=8,
     lr=3e-3,
     mixup=0.8,
     cutmix=1.0,
-    drop_path=0.0,
+    drop_path=0.3,
     clip_grad=1.0,
     ema_decay=0.9,
     distill_weight=0.5,

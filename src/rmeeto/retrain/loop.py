@@ -149,7 +149,8 @@ class _Run:
         self.ema: ModelEmaV3 | None = None
         if recipe.ema_decay is not None:
             self.ema = ModelEmaV3(student, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
-        self.stepper = Stepper(self.held, teacher, recipe, self.data.num_classes, micro_batch, device)
+        process = (self.processes.index, self.processes.count)
+        self.stepper = Stepper(self.held, teacher, recipe, self.data.num_classes, micro_batch, device, process)
 
     def start(self, validate: Validate | None) -> Position:
         """Seed, or take up where a checkpoint stands; open the logs."""
@@ -184,7 +185,8 @@ class _Run:
             self.diary.epoch(position.epochs[-1], position.step)
 
     def close(self) -> None:
-        """End the bar and the trackers, whatever happened."""
+        """End the bar and the trackers, and give the student its layers back, whatever happened."""
+        self.stepper.dropped.close()
         self.progress.close()
         self.trackers.close()
 
