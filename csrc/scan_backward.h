@@ -57,9 +57,12 @@ template <int S>
 RMEETO_INLINE void sweep_tile(BackwardChunk &b, int64_t length, const V *A, const float *B, int64_t B_stride,
                               const float *C, int64_t C_stride, const V *decay, const V *h, V *dh, V *dA, V *dB,
                               V *dC, int64_t state) {
-    V carry[S];
+    V carry[S], rate_sums[S];
     RMEETO_UNROLL
-    for (int k = 0; k < S; ++k) carry[k] = dh[k];
+    for (int k = 0; k < S; ++k) {
+        carry[k] = dh[k];
+        rate_sums[k] = V{};
+    }
     for (int64_t t = length - 1; t >= 0; --t) {
         const float *Bt = B + t * B_stride, *Ct = C + t * C_stride;
         const V g = b.g[t], drive = b.in.drive[t], step = b.in.step[t];
@@ -74,14 +77,17 @@ RMEETO_INLINE void sweep_tile(BackwardChunk &b, int64_t length, const V *A, cons
             ddrive += d * Bt[k];
             carry[k] = d * decay_t[k];
             const V w = carry[k] * before[k];
-            dA[k] += w * step;
+            rate_sums[k] += w * step;
             dstep += w * A[k];
         }
         b.ddrive[t] = ddrive;
         b.dstep[t] = dstep;
     }
     RMEETO_UNROLL
-    for (int k = 0; k < S; ++k) dh[k] = carry[k];
+    for (int k = 0; k < S; ++k) {
+        dh[k] = carry[k];
+        dA[k] += rate_sums[k];
+    }
 }
 
 struct Tile {
@@ -103,7 +109,7 @@ inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile
 template <bool Gated, bool Decays>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
     int64_t k = 0;
-    for (; k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Decays>(b, w, tile, k, m);
+    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Decays>(b, w, tile, k, m);
     for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Decays>(b, w, tile, k, m);
     for (; k < tile.state; ++k) backward_tile<1, Gated, Decays>(b, w, tile, k, m);
 }
@@ -245,28 +251,38 @@ inline void add_up(Out out, int64_t batch, const float *parts, int64_t groups, i
     }
 }
 
-inline void add_partials(const ScanBackward &call, const Partials &p) {
+// out[channel * stride] = sum over the batch of parts[b * step + channel]; parts are padded to whole vectors
+inline void add_batch(float *out, int64_t stride, const float *parts, int64_t batch, int64_t step, int64_t channels) {
+    if (!out) return;
+    for (int64_t first = 0; first < channels; first += kLanes) {
+        V total = {};
+        for (int64_t b = 0; b < batch; ++b) total += load(parts + b * step + first);
+        float lanes[kLanes];
+        store(lanes, total);
+        const int64_t count = smaller(kLanes, channels - first);
+        for (int64_t i = 0; i < count; ++i) out[(first + i) * stride] = lanes[i];
+    }
+}
+
+// The partial sums of a call are added up in pieces, one for each batch row and one for each row of channels.
+inline int64_t pieces(const ScanInputsOf &c) { return c.batch + c.state + 2; }
+
+inline void add_partials(const ScanBackward &call, const Partials &p, int64_t piece) {
     const ScanInputsOf &c = call.in;
     const int64_t n = c.tokens, s = c.state;
-    for (int64_t b = 0; b < c.batch; ++b) {
-        if (p.dB) add_up(call.dB, b, p.dB, p.groups, n, s);
-        if (p.dC) add_up(call.dC, b, p.dC, p.groups, n, s);
-        if (p.dtime) add_up(rows(call.dtime, n, 1), b, p.dtime, p.groups, n, 1);
+    if (piece < c.batch) {
+        if (p.dB) add_up(call.dB, piece, p.dB, p.groups, n, s);
+        if (p.dC) add_up(call.dC, piece, p.dC, p.groups, n, s);
+        if (p.dtime) add_up(rows(call.dtime, n, 1), piece, p.dtime, p.groups, n, 1);
+        return;
     }
-    for (int64_t channel = 0; channel < c.channels; ++channel) {
-        for (int64_t k = 0; call.dA && k < s; ++k) {
-            float total = 0;
-            for (int64_t b = 0; b < c.batch; ++b) total += p.dA[(b * s + k) * p.padded + channel];
-            call.dA[channel * s + k] = total;
-        }
-        float total_D = 0, total_bias = 0;
-        for (int64_t b = 0; b < c.batch; ++b) {
-            total_D += p.dD[b * p.padded + channel];
-            total_bias += p.dbias[b * p.padded + channel];
-        }
-        if (call.dD) call.dD[channel] = total_D;
-        if (call.dbias) call.dbias[channel] = total_bias;
-    }
+    const int64_t k = piece - c.batch;
+    if (k < s)
+        add_batch(call.dA ? call.dA + k : nullptr, s, p.dA + k * p.padded, c.batch, s * p.padded, c.channels);
+    else if (k == s)
+        add_batch(call.dD, 1, p.dD, c.batch, p.padded, c.channels);
+    else
+        add_batch(call.dbias, 1, p.dbias, c.batch, p.padded, c.channels);
 }
 
 // Lays the partial sums of one call out at `memory`, where there is some; returns how many floats they take.
@@ -332,8 +348,11 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
         for (int64_t task = 0; task < tasks; ++task)
             for (int64_t i = 0; ready && i < count; ++i)
                 backward_task(calls[i], partials[i], task / groups, task % groups, m);
+        for (int64_t i = 0; i < count; ++i) {
+#pragma omp for schedule(static) nowait
+            for (int64_t piece = 0; piece < pieces(calls[i].in); ++piece) add_partials(calls[i], partials[i], piece);
+        }
     }
-    for (int64_t i = 0; !failed && i < count; ++i) add_partials(calls[i], partials[i]);
     return failed;
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload, runtime_checkable
+from typing import Protocol, TypeGuard, overload
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,6 @@ class Tokens:
         return torch.ones(self.x.shape[:2], dtype=torch.float32, device=self.x.device)
 
 
-@runtime_checkable
 class Slotted(Protocol):
     """A model with a slot after each block: what reduction needs to know of a model.
 
@@ -110,6 +109,12 @@ class Slotted(Protocol):
     @property
     def num_protected(self) -> int:
         """Tokens that no reducer may touch (class token, registers)."""
+
+
+def is_slotted(model: object) -> TypeGuard[Slotted]:
+    """Whether a model has all that `Slotted` names."""
+    # isinstance of a protocol sees no sub-modules from Python 3.12 on: it looks past `nn.Module.__getattr__`.
+    return all(hasattr(model, name) for name in ("slots", "num_tokens", "num_protected"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rmeeto.errors import SettingsError
 from rmeeto.models.timm_vit import adopt, adopted, release
 from rmeeto.reduction import Settings, attach, attached, detached, trace
 from rmeeto.schedule import Schedule
-from rmeeto.tokens import Slotted
+from rmeeto.tokens import is_slotted
 
 DEPTH, SCHEDULE = 3, Schedule.of([4, 0, 3])
 VIT = Settings(split="sequence")
@@ -88,7 +88,7 @@ def test_every_variant_merges_and_leaves_its_prefix_in_front(variant, fused, ord
     model.slots[-1].register_forward_hook(lambda _m, _a, tokens: left.append(tokens))
     logits = model(images())
     prefix = model.num_prefix_tokens
-    assert isinstance(model, Slotted)
+    assert is_slotted(model)
     assert (model.num_tokens, model.num_protected, model.grid_size) == (16 + prefix, prefix, (4, 4))
     assert logits.shape == (2, 5)
     assert logits.isfinite().all()
@@ -117,14 +117,14 @@ def test_adopted_for_a_moment():
     model = vit()
     with adopted(model) as slotted:
         assert slotted is model
-        assert isinstance(model, Slotted)
+        assert is_slotted(model)
     assert type(model) is VisionTransformer
     with pytest.raises(RuntimeError, match="midway"), adopted(model):
         raise RuntimeError("midway")
     assert type(model) is VisionTransformer
     with adopted(adopt(model)):
         assert adopt(model) is model
-    assert isinstance(model, Slotted)
+    assert is_slotted(model)
 
 
 class OwnBlock(Block):
@@ -146,7 +146,7 @@ def test_what_cannot_be_adopted_is_refused_and_left_alone(model, word):
         adopt(model)
     assert "\n" not in str(caught.value)
     assert type(model) is kind
-    assert not isinstance(model, Slotted)
+    assert not is_slotted(model)
 
 
 @pytest.mark.parametrize("feature", ["hidden", "x", "q", "k", "v"])

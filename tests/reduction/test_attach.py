@@ -14,7 +14,7 @@ from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.reduction import Settings, attach, attached, detach, detached
 from rmeeto.reduction.matchers import MATCHERS
 from rmeeto.schedule import Schedule
-from rmeeto.tokens import Slotted
+from rmeeto.tokens import is_slotted
 
 from .standin import StandIn
 
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(model, schedule, setti
     with pytest.raises(error, match=word) as caught:
         attach(model, schedule, settings)
     assert "\n" not in str(caught.value)
-    if isinstance(model, Slotted):
+    if is_slotted(model):
         assert attached(model) is None
 
 

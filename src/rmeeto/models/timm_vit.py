@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.errors import SettingsError
-from rmeeto.tokens import Features, Slotted, Tokens
+from rmeeto.tokens import Features, Tokens, is_slotted
 
 M = TypeVar("M", bound=nn.Module)
 Half = Callable[[Any, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -78,7 +78,7 @@ def release(model: M) -> M:
 @contextmanager
 def adopted(model: M) -> Iterator[M]:
     """The model with slots inside the `with`, as it was afterwards."""
-    before = isinstance(model, Slotted)
+    before = is_slotted(model)
     try:
         yield adopt(model)
     finally:

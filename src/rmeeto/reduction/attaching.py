@@ -12,7 +12,7 @@ from rmeeto.errors import ScheduleError, SettingsError
 from rmeeto.reduction.reducer import Reducer
 from rmeeto.reduction.settings import Settings
 from rmeeto.schedule import Schedule
-from rmeeto.tokens import Slotted
+from rmeeto.tokens import Slotted, is_slotted
 
 M = TypeVar("M")
 
@@ -80,7 +80,7 @@ def attached(model: object) -> tuple[Schedule, Settings] | None:
 
 
 def _slotted(model: object) -> Slotted:
-    if not isinstance(model, Slotted):
+    if not is_slotted(model):
         raise SettingsError(
             f"{type(model).__name__} has no slots between its blocks; give the model itself, not a wrapper of it, "
             "and a timm ViT after rmeeto.adopt"

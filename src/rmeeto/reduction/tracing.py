@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmeeto.errors import RmeetoError, SettingsError, ShapeError
 from rmeeto.records import MergedImage
 from rmeeto.reduction.reducer import Planner
-from rmeeto.tokens import Slotted, TokenMap, Tokens
+from rmeeto.tokens import Slotted, TokenMap, Tokens, is_slotted
 
 
 class Trace:
@@ -93,7 +93,7 @@ def trace(model: Slotted) -> Iterator[Trace]:
     Raises:
         SettingsError: the model has no slots.
     """
-    if not isinstance(model, Slotted) or not len(model.slots):
+    if not is_slotted(model) or not len(model.slots):
         raise SettingsError(f"{type(model).__name__} has no slots to watch; give the model itself, not a wrapper of it")
     seen = Trace()
     planners = [module for module in model.slots.modules() if isinstance(module, Planner)]
