@@ -121,6 +121,10 @@ class Checkpoints:
         """Folders of checkpoints, newest first, whole or not."""
         return sorted(self.folder.glob("epoch-*"), reverse=True)
 
+    def good(self) -> Path | None:
+        """The newest one that was written while steps were taken, not skipped; None where there is none."""
+        return next(filter(_is_good, self.all()), None)
+
     def save(self, contents: Contents) -> Path:
         """Write one checkpoint and remove those that nobody needs any more.
 
@@ -245,6 +249,13 @@ def read(folder: Path) -> Contents:
         state=state,
         versions=manifest["versions"],
     )
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        return not _read_manifest(folder)["position"]["skipped_in_a_row"]
+    except CheckpointError:
+        return False
 
 
 def _read_or_note(folder: Path, note: Callable[[str], None]) -> Contents | None:

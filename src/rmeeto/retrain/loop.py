@@ -28,7 +28,7 @@ from rmeeto.retrain.progress import Progress, Silent
 from rmeeto.retrain.recipe import Recipe
 from rmeeto.retrain.run_spec import RunSpec
 from rmeeto.retrain.signals import Stopped, StopRequests
-from rmeeto.retrain.state import Position, kept_random_state, random_state, set_random_state
+from rmeeto.retrain.state import WEIGHTS, Position, kept_random_state, random_state, set_random_state
 from rmeeto.retrain.steps import Stepper
 
 Validate = Callable[[nn.Module], Accuracy]
@@ -236,7 +236,8 @@ class _Run:
                     self._save(here)
                     raise self._stopped(here) from None
                 self.held.model.train()
-            if asked or _due(self.spec.checkpoint_every, meter.step):
+            # Bad steps must not push the last good checkpoint out.
+            if asked or (_due(self.spec.checkpoint_every, meter.step) and not meter.in_a_row):
                 self._save(here)
         if asked:
             raise self._stopped(here)
@@ -278,8 +279,10 @@ class _Run:
 
     def _meter(self, position: Position) -> Meter:
         def rescue() -> str:
-            found = self.checkpoints.all()
-            return f"the last good checkpoint is {found[0]}" if found else "no checkpoint was written yet"
+            found = self.checkpoints.good()
+            if found is None:
+                return "no checkpoint was written before them"
+            return f"the last good checkpoint is {found}, whose {WEIGHTS} can begin a new run"
 
         return Meter(
             position,
