@@ -71,6 +71,7 @@ def test_a_row_that_differs_has_its_own_numbers() -> None:
         ("recipe = 3", "recipe is 3; make it a section [recipe]"),
         ("verb = 'evaluate'", "verb 'evaluate' is unknown"),
         ("[recipe", "recipe mine is no TOML"),
+        ("verb = 'pretrain'\n[schedule]\nr = 3", "`rmeeto pretrain` reads no section [schedule]; leave it out"),
     ],
 )
 def test_what_a_recipe_cannot_say(text: str, words: str) -> None:
