@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmeeto.errors import SettingsError, ShapeError
-from rmeeto.tokens import TokenMap, Tokens
+from rmeeto.tokens import Slotted, TokenMap, Tokens, is_slotted
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 MODES = ["sum", "mean", "amax", "amin", "prune"]
@@ -176,3 +176,13 @@ def test_sizes_are_ones_where_none_are_kept():
     tokens = Tokens(torch.zeros(2, 3, 4, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.int64))
     assert torch.equal(tokens.sizes(), torch.ones(2, 3))
     assert tokens.sizes().dtype == torch.float32
+
+
+def test_sub_modules_are_slots_in_every_way_of_asking():
+    """Checks of types at run time ask by isinstance, which of other protocols sees no sub-modules on newer Pythons."""
+    model = torch.nn.Module()
+    assert not is_slotted(model)
+    assert not isinstance(model, Slotted)
+    model.slots, model.num_tokens, model.num_protected = torch.nn.ModuleList(), 5, 1
+    assert is_slotted(model)
+    assert isinstance(model, Slotted)

@@ -93,7 +93,14 @@ class Tokens:
         return torch.ones(self.x.shape[:2], dtype=torch.float32, device=self.x.device)
 
 
-class Slotted(Protocol):
+class _ByName(type(Protocol)):  # type: ignore[misc]
+    """isinstance as `is_slotted`: checks of types at run time ask so."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return is_slotted(instance)
+
+
+class Slotted(Protocol, metaclass=_ByName):
     """A model with a slot after each block: what reduction needs to know of a model.
 
     What stands in a slot may say by an attribute `reads` which of the `Features` it compares; a block that would have
