@@ -8,11 +8,13 @@ The tars hold one folder per class. Forms whose library is not installed are lef
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import sys
 import tarfile
 import time
+import unittest.mock
 from pathlib import Path
 
 from rmeeto.evaluate import environment
@@ -23,8 +25,8 @@ from rmeeto.report import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "data"))
 from forms import FORMS
 
-# torchvision compares the archive's checksums, which a set written here does not have; ImageNet's lists are small.
-LEFT_OUT = ("cifar",)
+# torchvision compares the archive's checksums, which a set written here from JPEGs does not have.
+UNCHECKED = ("torchvision.datasets.CIFAR10._check_integrity", "torchvision.datasets.cifar.check_integrity")
 
 
 def main() -> int:
@@ -40,15 +42,18 @@ def main() -> int:
     rows = []
     for name, form in FORMS.items():
         absent = [library for library in form.needs if importlib.util.find_spec(library) is None]
-        if name in LEFT_OUT or absent:
-            print(f"{name}: left out{f', {absent[0]} is not installed' if absent else ''}", file=sys.stderr)
+        if absent:
+            print(f"{name}: left out, {absent[0]} is not installed", file=sys.stderr)
             continue
         where = options.work / name.replace(" ", "_") / "made"
         where.mkdir(parents=True)
         begun = time.perf_counter()
         spec = dataclasses.replace(form.make(source, where), workers=options.workers, val_batch_size=250)
         made = time.perf_counter() - begun
-        found = evaluate(ModelSpec(model=options.model), spec)
+        with contextlib.ExitStack() as patches:
+            for each in UNCHECKED:
+                patches.enter_context(unittest.mock.patch(each, return_value=True))
+            found = evaluate(ModelSpec(model=options.model), spec)
         rows.append({"form": name, "images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss,
                      "seconds": found.seconds, "seconds_to_make": made})  # fmt: skip
         print(f"{name}: {found.top1:.2f}", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""A thousand broken images of every kind in one set: training goes on, all are listed, none is shown.
+"""A thousand broken and odd images in one set: training goes on, the broken are listed and replaced, the odd shown.
+
+Kinds are those of tests/data/spoil.py: empty, cut, too large, texts called .jpg; and CMYK, 16 bits, palettes,
+animations, 20,000 pixels wide, which are images all the same.
 
 python soak/broken_images.py
 """
@@ -6,13 +9,13 @@ python soak/broken_images.py
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -24,50 +27,53 @@ FORM = InputSpec.of((3, 32, 32))
 WORKERS = 2
 
 
-def main() -> tuple[str, int, int, int]:
-    """Print and give one row: the scenario, images tried, survived (listed and replaced) and lost (all others)."""
+def main() -> int:
+    """Print and give how many were lost: broken ones that are not listed, and others that are."""
     with _scratch() as root:
-        names = _write(root)
+        broken, odd = write(root / "set")
         log = root / "bad_images.jsonl"
         data = open_data(DataSpec(str(root / "set"), batch_size=100, workers=WORKERS, max_bad_images=0.9), FORM)
         data.bad.keep_in(log)
         shown = sum(len(labels) for _, labels in data.train_batches(Augment(repeats=1), seed=0))
         listed = {json.loads(line)["path"] for line in log.read_text().splitlines()}
-    full = shown == BROKEN + WHOLE
-    survived = len(listed & names) if full else 0
-    row = ("broken images", len(names), survived, len(names) - survived + len(listed - names))
-    print(f"{row[0]}: tried {row[1]}, survived {row[2]}, lost {row[3]}")
-    return row
+    if shown != BROKEN + WHOLE:
+        raise SystemExit(f"{shown} images were shown of {BROKEN + WHOLE}")
+    lost = len(broken ^ listed)
+    print(f"{len(broken)} broken and {odd} odd images of {len(_kinds())} kinds: {len(listed)} listed, {lost} lost")
+    return lost
 
 
-def _write(root: Path) -> set[str]:
-    """Broken and whole images in turn; the names of the broken ones."""
-    kinds = {kind: make() for kind, make in _kinds().BAD.items()}
-    random, broken = np.random.default_rng(0), set()
+def write(root: Path) -> tuple[set[str], int]:
+    """Whole images, and in turn with them broken and odd ones; the names of the broken ones, the number of the odd."""
+    kinds, random, broken, spoilt = _kinds(), np.random.default_rng(0), set(), 0
     for number in range(BROKEN + WHOLE):
-        folder = root / "set" / "train" / f"class{number % CLASSES}"
+        folder = root / "train" / f"class{number % CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:05d}.jpg"
         if (number // CLASSES) % 2:
-            path.write_bytes(list(kinds.values())[len(broken) % len(kinds)])
-            broken.add(f"{folder.name}/{path.name}")
+            data, is_broken = kinds[spoilt % len(kinds)]
+            path.write_bytes(data)
+            spoilt += 1
+            broken |= {f"{folder.name}/{path.name}"} if is_broken else set()
         else:
             Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
         # A folder that is called like an image is no image.
         (folder / "empty.jpg").mkdir(exist_ok=True)
-    shutil.copytree(root / "set" / "train", root / "set" / "val")
-    return broken
+    shutil.copytree(root / "train", root / "val")
+    return broken, spoilt - len(broken)
 
 
-def _kinds() -> ModuleType:
-    """The writers of the tests."""
+@functools.cache
+def _kinds() -> list[tuple[bytes, bool]]:
+    """What the tests write: a file, and whether it is broken."""
     path = Path(__file__).parent.parent / "tests" / "data" / "spoil.py"
     spec = importlib.util.spec_from_file_location("spoil", path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    bad, odd = [make() for make in module.BAD.values()], [make() for make, _, _ in module.ODD.values()]
+    return [*((data, True) for data in bad), *((data, False) for data in odd)]
 
 
 @contextlib.contextmanager
@@ -77,4 +83,4 @@ def _scratch() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(1 if main()[3] else 0)
+    raise SystemExit(1 if main() else 0)

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
-# Mixing, an average, clipping and repeated images: what could be lost. Drop-path draws in each process for itself.
+# Mixing, dropped paths, an average, clipping and repeated images: what could be lost.
 SETTINGS = [
     *("--model", "vim_nano", "--img-size", "8", "--patch-size", "2", "--in-chans", "3", "--embed-dim", "16"),
-    *("--depth", "2", "--state-size", "4", "--drop-path", "0", "--batch-size", "8", "--lr", "3e-3"),
+    *("--depth", "2", "--state-size", "4", "--drop-path", "0.2", "--batch-size", "8", "--lr", "3e-3"),
     *("--warmup-epochs", "0", "--ema-decay", "0.9", "--clip-grad", "1", "--repeats", "3", "--erasing", "0.25"),
     *("--tracker", "none", "--checkpoint-every", "1"),
 ]
@@ -55,10 +55,15 @@ def torchrun(processes: int, *more: str) -> list[str]:
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
-    """Start Python with these words; what it says is kept."""
+    """Start Python with these words, at the head of a group of its own; what it says is kept."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, *words], env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *words],
+        env=settings,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 

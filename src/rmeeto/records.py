@@ -144,6 +144,8 @@ class Epoch(Record):
         seconds: wall time of the steps.
         top1, top5: percent of the validation images, by the weights at its end; None before they are validated.
         ema_top1: by the averaged weights, where there are any.
+        data_wait: share of the time in which the main process waited for its images; of an epoch that was resumed in
+            its middle, since then.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -157,6 +159,7 @@ class Epoch(Record):
     top5: float | None = None
     ema_top1: float | None = None
     skipped: int = 0
+    data_wait: float | None = None
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ REFUSED = [
     ("recipes vim_huge", "recipe 'vim_huge' is unknown; choose one of videomamba_base_15_epochs"),
     ("retrain --recipe vim_huge --output new", "recipe 'vim_huge' is unknown"),
     ("pretrain --recipe vim_tiny_3_epochs --output new", "is for `rmeeto retrain`, not for `rmeeto pretrain`"),
-    ("reproduce table1", "table 'table1' is unknown; choose one of images, minutes, order, videos, vim_small_by_r"),
+    ("reproduce table0", "table 'table0' is unknown; choose one of table1 (images), table2 (minutes), table3"),
     (f"pretrain {NANO} --data photos --epochs 1 --output new", "leave none of 1 for the cosine; set warmup_epochs"),
     (f"{RETRAIN} {MODEL} --r 4 --lr nan --output new", "lr is nan; it must be a number above 0"),
     (f"{RETRAIN} {MODEL} --r 4 --min-lr 1 --output new", "min_lr 1 is above the peak"),
@@ -214,6 +214,8 @@ FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "rmeeto: No space left on device: /x; free"),
     (MemoryError(), 2, "rmeeto: the memory does not suffice; use smaller batches"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "rmeeto: the memory does not suffice"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2,
+     "rmeeto: a process that decodes images was ended from outside (Killed), mostly because the memory"),
     (KeyboardInterrupt(), 130, "rmeeto: interrupted; what was written stays, and --resume auto continues"),
 ]  # fmt: skip
 

@@ -50,7 +50,7 @@ OPTIONS = {
     "evaluate": f"{MODEL} {DATA} {SCHEDULE} {SETTINGS} json merge",
     "benchmark": f"{MODEL} {SCHEDULE} {SETTINGS} {SPEED} json precision",
     "recipes": "NAME json",
-    "reproduce": "TABLE data json output scale weights",
+    "reproduce": "TABLE checkpoint_every data json output scale weights workers",
 }
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -220,3 +220,13 @@ def test_a_shared_option_goes_to_both() -> None:
     assert options["width"].secondary_opts == ["--no-width"]
     single(["--size", "5", "--no-width"], standalone_mode=False)
     assert got == [(Left(size=5, width=False), Right(size=5))]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "retrain"])
+def test_torchrun_takes_no_option_for_its_own(command: str) -> None:
+    """Until Python 3.12 its parser looks at the words behind our name too, and knows several --r... itself."""
+    from torch.distributed.run import get_args_parser
+
+    for option in COMMANDS[command].params:
+        words = [command, option.opts[-1], "1"]
+        assert get_args_parser().parse_args(["-m", "rmeeto", *words]).training_script_args == words

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto.cli.stopping import resume_command
+from rmeeto.cli.stopping import RESUMING, continuing
 from rmeeto.retrain.progress import Lines
 
 from .conftest import Told
-from .test_main import PRETRAIN
+from .test_main import MODEL, PRETRAIN, RETRAIN
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,11 @@ from .test_main import PRETRAIN
         ),
     ],
 )
-def test_resume_command(line, environment, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_continues(line, environment, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/rmeeto", *shlex.split(line)])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert resume_command(shlex.split(line)) == expected
+    assert continuing(shlex.split(line), RESUMING) == expected
 
 
 def test_stopped_and_continued(
@@ -61,3 +62,18 @@ def test_stopped_and_continued(
     assert said.code == 0
     assert "resuming after step 1, in epoch 1 of" in said.err
     assert said.out.startswith("top-1 ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_training_ends_as_well(
+    number: signal.Signals, rmeeto_says: Callable[[str], Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"{RETRAIN} {MODEL} --r 3 --output {tmp_path / 'run'}"
+    monkeypatch.setattr("rmeeto.pipeline.retraining.validation", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    said = rmeeto_says(line)
+    assert (said.code, said.out, signal.getsignal(number)) == (0, "", before)
+    assert said.err.splitlines()[-2:] == [
+        f"rmeeto: {number.name} stopped the run; nothing was trained yet; continue with:",
+        f"rmeeto {line} --resume auto",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -139,6 +140,49 @@ def imagenet_flat(source: Path, where: Path) -> DataSpec:
     return spec
 
 
+def _write_devkit(where: Path, val: Path) -> None:
+    """The development kit: its numbers of classes are not the order of the folders, and its groups come last."""
+    from scipy.io import savemat
+
+    names = sorted(path.name for path in val.iterdir())
+    numbers = {name: number for number, name in enumerate(reversed(names), 1)}
+    rows = [(number, name, 0) for name, number in numbers.items()] + [(len(names) + 1, "n00", len(names))]
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
+    where.mkdir(parents=True)
+    savemat(where / "meta.mat", {"synsets": np.array(rows, dtype=kind).reshape(-1, 1)})
+    lines = [str(numbers[path.parent.name]) for path, _ in _samples(val)]
+    (where / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(lines) + "\n")
+
+
+def imagenet_devkit(source: Path, where: Path) -> DataSpec:
+    """The same with the development kit beside it."""
+    spec = imagenet(source, where)
+    (where / "LOC_val_solution.csv").unlink()
+    _write_devkit(where / "ILSVRC2012_devkit_t12" / "data", source / "val")
+    return spec
+
+
+def imagenet_tars(source: Path, where: Path) -> DataSpec:
+    """ImageNet as its authors hand it out: a tar of a tar for each class, a tar of flat images, the development kit."""
+    with tarfile.open(where / "ILSVRC2012_img_train.tar", "w") as train:
+        for folder in sorted((source / "train").iterdir()):
+            inner = where / f"{folder.name}.tar"
+            with tarfile.open(inner, "w") as file:
+                for path in sorted(folder.iterdir()):
+                    file.add(path, arcname=path.name)
+            train.add(inner, arcname=inner.name)
+            inner.unlink()
+    with tarfile.open(where / "ILSVRC2012_img_val.tar", "w") as val:
+        for number, (path, _) in enumerate(_samples(source / "val"), 1):
+            val.add(path, arcname=f"ILSVRC2012_val_{number:08d}.JPEG")
+    kit = where / "ILSVRC2012_devkit_t12"
+    _write_devkit(kit / "data", source / "val")
+    with tarfile.open(where / f"{kit.name}.tar.gz", "w:gz") as file:
+        file.add(kit, arcname=kit.name)
+    shutil.rmtree(kit)
+    return DataSpec(str(where))
+
+
 def cifar(source: Path, where: Path) -> DataSpec:
     """CIFAR-10's own archive of 32 px, as torchvision reads it; its checksums are those of other images."""
     base = where / "cifar-10-batches-py"
@@ -165,5 +209,7 @@ FORMS = {
     "torchvision folder": Form(torchvision_folder),
     "imagenet": Form(imagenet),
     "imagenet flat": Form(imagenet_flat),
+    "imagenet devkit": Form(imagenet_devkit, ("scipy",)),
+    "imagenet tars": Form(imagenet_tars, ("scipy",)),
     "cifar": Form(cifar),
 }

@@ -83,5 +83,6 @@ ODD: dict[str, tuple[Callable[[], bytes], np.ndarray, int]] = {
         0,
     ),
     "two colours": (_odd(Image.new("1", (32, 24), 1), "PNG"), np.full((24, 32), 255, np.uint8), 0),
+    "20,000 x 24": (_odd(Image.fromarray(ramp(24, 20_000)), "JPEG", quality=100), ramp(24, 20_000), 8),
     "one colour": (_odd(Image.new("RGB", (32, 24), (9, 8, 7)), "BMP"), np.full((24, 32, 3), (9, 8, 7), np.uint8), 0),
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 
@@ -40,16 +41,20 @@ def test_a_table_beside_a_flat_folder_is_read(flat, classes):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        (None, "", "none of LOC_val_solution.csv, imagenet_2012_validation_synset_labels.txt lies beside it"),
+        (None, "", "none of LOC_val_solution.csv, .*ILSVRC2012_devkit_t12.tar.gz lies beside it"),
         ("LOC_val_solution.csv", table(*ALL[:-1]), r"owl_1.png is not in the list"),
         ("LOC_val_solution.csv", table(*ALL[:-1], ("owl_1", "fox")), "is of class fox, which has no folder"),
         ("LOC_val_solution.csv", "a,b\n1,2", "has no columns ImageId and PredictionString"),
         ("imagenet_2012_validation_synset_labels.txt", "cat\ndog", "names the classes of 2 images and there are 6"),
+        ("ILSVRC2012_devkit_t12.tar.gz", "no tar", "development kit .* cannot be read .*; fetch it again"),
+        ("ILSVRC2012_validation_ground_truth.txt", "1\n2", "development kit .* cannot be read .*meta.mat"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_told(flat, name, text, words):
     if name:
-        (flat / name).write_text(text)
+        folder = flat / "ILSVRC2012_devkit_t12" / "data" if name.endswith("truth.txt") else flat
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     with pytest.raises(DataError, match=words):
         open_split(DataSpec(str(flat)), "val")
 
@@ -61,3 +66,11 @@ def test_the_archive_s_own_folders_are_found(folder, tmp_path, place):
     shutil.copytree(folder, inner)
     assert len(open_split(DataSpec(str(tmp_path / "archive")), "train")) == 15
     assert len(open_split(DataSpec(str(tmp_path / "archive")), "val")) == 6
+
+
+def test_the_development_kit_needs_a_library(flat, monkeypatch):
+    (flat / "data").mkdir()
+    (flat / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n" * 6)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(DataError, match=r"in MATLAB's format; install scipy \(or rmeeto\[datasets\]\)"):
+        open_split(DataSpec(str(flat)), "val")

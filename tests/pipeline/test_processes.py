@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import unittest.mock
 from pathlib import Path
@@ -22,6 +23,7 @@ from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import read_json
 from rmeeto.retrain import Checkpoints, Recipe, RunSpec, Silent, Stopped
 from rmeeto.retrain.engine import RESTARTS
+from rmeeto.retrain.run_spec import Parallel
 
 from .conftest import NANO, RESUMING, retrain
 
@@ -29,20 +31,21 @@ from .conftest import NANO, RESUMING, retrain
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 # All that could differ between processes: images that appear several times, pairs that are mixed, micro-batches,
-# an average. Drop-path draws in each process for itself, so it is off.
+# an average, dropped paths.
 RECIPE = Recipe(
     epochs=2,
     batch_size=8,
     lr=3e-3,
     mixup=0.8,
     cutmix=1.0,
-    drop_path=0.0,
+    drop_path=0.3,
     clip_grad=1.0,
     ema_decay=0.9,
     distill_weight=0.5,
 )
 AUGMENT = Augment(crop="padded", auto_augment="none", erasing=0.5, repeats=3)
 DYING_STEP, STOPPING_STEP = 4, 4
+PARALLEL: tuple[Parallel, Parallel] = ("ddp", "fsdp")
 
 
 class AtStep(Unwatched, Silent):
@@ -77,9 +80,14 @@ def _in_each_process(trained: Path, photos: DataSpec, output: Path) -> None:
     if os.environ[RESTARTS] == "0":
         retrain(trained, output=output / "retrain", **_options(photos))
         _pretrain(photos, output / "fsdp", RunSpec(parallel="fsdp", checkpoint_every=2), accumulate=2)
-        asked = AtStep(STOPPING_STEP, signal.SIGTERM)  # it is told to the main process alone
-        with pytest.raises(Stopped):
-            _pretrain(photos, output / "stopped", RunSpec(), asked)
+        for parallel in PARALLEL:
+            asked = AtStep(STOPPING_STEP, signal.SIGTERM)  # it is told to the main process alone
+            with pytest.raises(Stopped):
+                _pretrain(photos, output / f"stopped-{parallel}", RunSpec(parallel=parallel), asked)
+        for before, after in (PARALLEL, PARALLEL[::-1]):  # what one way of holding the model left, the other takes up
+            if os.environ["RANK"] == "0":
+                shutil.copytree(output / f"stopped-{before}", output / f"changed-{after}")
+            _pretrain(photos, output / f"changed-{after}", dataclasses.replace(RESUMING, parallel=after))
     _pretrain(photos, output / "dying", RunSpec(checkpoint_every=1), AtStep(DYING_STEP, signal.SIGKILL))
 
 
@@ -91,7 +99,8 @@ def several(trained: Path, photos: DataSpec, tmp_path_factory: pytest.TempPathFa
         min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork", monitor_interval=0.1,
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="test", rdzv_configs={"timeout": 60},
     )  # fmt: skip
-    with unittest.mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # torchrun sets it, its Python door does not
+    untouched = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with unittest.mock.patch.dict(os.environ, untouched, clear=True):  # nobody divides the processor for us
         elastic_launch(config, _in_each_process)(trained, photos, output)
     return output
 
@@ -140,11 +149,19 @@ def test_a_process_that_dies_is_started_again_and_nothing_is_lost(several: Path,
     assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2]
 
 
+@pytest.mark.parametrize("parallel", PARALLEL)
 def test_all_processes_leave_after_the_same_step_and_one_alone_goes_on(
-    several: Path, alone: Path, photos: DataSpec
+    parallel: Parallel, several: Path, alone: Path, photos: DataSpec
 ) -> None:
-    (newest, *_) = Checkpoints(several / "stopped" / "checkpoints").all()
+    run = several / f"stopped-{parallel}"
+    (newest, *_) = Checkpoints(run / "checkpoints").all()
     assert newest.name == f"epoch-0001-step-{STOPPING_STEP:08d}"
-    _pretrain(photos, several / "stopped", RESUMING)
-    assert _losses(several / "stopped") == pytest.approx(_losses(alone), abs=1e-5)
-    _close(several / "stopped", alone)
+    _pretrain(photos, run, RESUMING)
+    assert _losses(run) == pytest.approx(_losses(alone), abs=1e-5)
+    _close(run, alone)
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_a_run_goes_on_with_the_model_held_otherwise(parallel: Parallel, several: Path, alone: Path) -> None:
+    assert _losses(several / f"changed-{parallel}") == pytest.approx(_losses(alone), abs=1e-5)
+    _close(several / f"changed-{parallel}", alone)

@@ -9,10 +9,10 @@ import pytest
 from rmeeto.data.spec import Augment
 from rmeeto.errors import SettingsError
 from rmeeto.pipeline.recipes import GROUPS, load_recipe, parse_recipe, recipe_names, to_toml
-from rmeeto.pipeline.reproducing import load_table
+from rmeeto.pipeline.tables import load_table, tables
 from rmeeto.retrain.recipe import PUBLISHED, Recipe
 
-TABLES = ("images", "minutes", "order", "videos", "vim_small_by_r")
+TABLES = [table.name for table in tables()]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -44,6 +44,11 @@ def test_every_table_is_whole(name: str) -> None:
     assert any(run.published for run in table.runs.values())
 
 
+def test_tables_are_numbered() -> None:
+    assert [table.number for table in tables()] == list(range(1, 11))
+    assert load_table("table1") == load_table("images")
+
+
 def test_a_row_that_differs_has_its_own_numbers() -> None:
     runs = load_table("vim_small_by_r").runs
     assert [run.values()["schedule"].r for run in runs.values()] == [5, 10, 11, 15, 20]
@@ -66,6 +71,7 @@ def test_a_row_that_differs_has_its_own_numbers() -> None:
         ("recipe = 3", "recipe is 3; make it a section [recipe]"),
         ("verb = 'evaluate'", "verb 'evaluate' is unknown"),
         ("[recipe", "recipe mine is no TOML"),
+        ("verb = 'pretrain'\n[schedule]\nr = 3", "`rmeeto pretrain` reads no section [schedule]; leave it out"),
     ],
 )
 def test_what_a_recipe_cannot_say(text: str, words: str) -> None:

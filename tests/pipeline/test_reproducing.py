@@ -10,7 +10,7 @@ import pytest
 
 from rmeeto import pipeline
 from rmeeto.cli.texts import reproduced_text
-from rmeeto.errors import SettingsError
+from rmeeto.errors import RmeetoError
 from rmeeto.pipeline import reproducing
 
 RESULT = {
@@ -18,6 +18,7 @@ RESULT = {
     "images": {"train": 8, "validation": 4},
     **{name: {"top1": 50.0, "gflops_paper": 1.0} for name in ("unmerged", "merged", "retrained")},
     "retrain_seconds": 90.0,
+    "speedup": 1.2,
 }
 
 
@@ -68,9 +69,9 @@ def test_what_is_printed_says_that_it_is_another_model(asked: list[dict[str, Any
 def test_the_full_scale_starts_from_the_official_weights(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     for name in ("t_midclstok_76p1acc", "s_midclstok_80p5acc", "b_midclstok_81p9acc"):
         (tmp_path / f"vim_{name}.pth").touch()
-    result = pipeline.reproduce("minutes", "full", tmp_path / "runs", data="imagenet", weights=tmp_path)
+    result = pipeline.reproduce("minutes", "full", tmp_path / "runs", data="demo", weights=tmp_path, workers=3)
     assert [call["model"].model for call in asked] == ["vim_tiny", "vim_small", "vim_base"]
-    assert {call["data"].data for call in asked} == {"imagenet"}
+    assert {(call["data"].data, call["data"].workers) for call in asked} == {("demo", 3)}
     assert {call["recipe"].epochs for call in asked} == {3}
     assert {call["settings"].class_place for call in asked} == {"official"}
     assert "as published" in reproduced_text(result)
@@ -79,12 +80,14 @@ def test_the_full_scale_starts_from_the_official_weights(asked: list[dict[str, A
 @pytest.mark.parametrize(
     ("name", "scale", "settings", "words"),
     [
-        ("table1", "demo", {}, "table 'table1' is unknown; choose one of images"),
+        ("table0", "demo", {}, r"table 'table0' is unknown; choose one of table1 \(images\)"),
         ("videos", "demo", {}, "is of videos"),
         ("images", "full", {}, "needs --data with ImageNet and --weights"),
-        ("images", "full", {"data": "imagenet", "weights": Path("gone")}, "weight file gone/vim_t_midclstok"),
+        ("table1", "full", {"data": "demo", "weights": Path("gone")}, "weight file gone/vim_t_midclstok"),
+        ("table1", "full", {"data": "gone/imagenet", "weights": Path()}, "data 'gone/imagenet' does not exist"),
+        ("table1", "demo", {"checkpoint_every": 0}, "checkpoint_every 0 is no number of steps"),
     ],
 )
 def test_what_cannot_be_run(name, scale, settings, words, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(RmeetoError, match=words):
         reproducing.reproduce(name, scale, tmp_path, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from rmeeto.errors import SettingsError
 from rmeeto.retrain.engine import Processes
@@ -29,3 +30,31 @@ def test_processes_that_do_not_meet_are_told(monkeypatch):
 def test_a_restart_is_known(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert Processes().restarted
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "settings"),
+    [
+        ("tensorboard", "tensorboard", {"purge_step": 8}),
+        ("wandb", "rmeeto", {"name": "run", "dir": "{output}"}),
+        ("trackio", "rmeeto", {"name": "run"}),
+    ],
+)
+def test_what_trackers_call_a_run(name, project, settings, tmp_path):
+    tracker = Processes().trackers((), tmp_path / "run")._tracker(name, 7)
+    expected = {key: tmp_path / "run" if value == "{output}" else value for key, value in settings.items()}
+    assert tracker.run_name == project
+    assert {key: str(value) for key, value in tracker.init_kwargs.items()} == {k: str(v) for k, v in expected.items()}
+
+
+def test_a_tracker_that_refuses_is_told(tmp_path, monkeypatch):
+    def refuse(_tracker):
+        raise ValueError("no API key\nconfigured")
+
+    trackers = Processes().trackers(("tensorboard",), tmp_path)
+    trackers._engine.log_with = ["wandb"]
+    monkeypatch.setattr(trackers, "_tracker", lambda *_: LOGGER_TYPE_TO_CLASS["wandb"]("rmeeto"))
+    monkeypatch.setattr("accelerate.tracking.WandBTracker.start", refuse)
+    with pytest.raises(SettingsError, match="tracker wandb cannot start: no API key configured; log in"):
+        trackers.open(0, {})
+    trackers.close()

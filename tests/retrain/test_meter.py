@@ -27,3 +27,4 @@ def test_the_share_of_time_that_is_waiting_for_data(monkeypatch):
             now += 100.0  # validation is neither training nor waiting
         meter.add(torch.tensor([0.5, 1.0]))
     assert [reading.data_wait for reading in told] == [0.75, 0.6, 0.0]
+    assert meter.data_wait == 0.5

@@ -44,9 +44,9 @@ def test_notes_are_not_markup():
     file = io.StringIO()
     progress = progress_on(Console(file=file))
     progress.note("[red]an error[/red] of 3 [x]")
-    progress.epoch(Epoch(epoch=1, steps=1, loss=1.0, lr=0.1, images_per_second=3.0, seconds=65.0))
+    progress.epoch(Epoch(epoch=1, steps=1, loss=1.0, lr=0.1, images_per_second=3.0, seconds=65.0, data_wait=0.07))
     progress.close()
     assert file.getvalue().splitlines() == [
         "[red]an error[/red] of 3 [x]",
-        "epoch 1  loss 1.0000  lr 1.00e-01  3.0 images/s  1:05",
+        "epoch 1  loss 1.0000  lr 1.00e-01  3.0 images/s  1:05, 7 % of it waiting for images",
     ]

@@ -83,6 +83,12 @@ def _line(error: Any) -> str | None:
         where = f": {error.filename}" if error.filename else ""
         cure = _REFUSALS.get(error.errno or 0)
         return f"{error.strerror}{where}; {cure}; what was written before is whole" if cure else None
+    if "DataLoader worker" in str(error):
+        reason = str(error).split(": ", 1)[-1].strip(" .")
+        return (
+            f"a process that decodes images was ended from outside ({reason}), mostly because the memory does not "
+            "suffice; use fewer --workers or a smaller --prefetch, and --resume auto to continue a training run"
+        )
     # torch raises a RuntimeError where Python would raise a MemoryError.
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
         return "the memory does not suffice; use smaller batches (--batch-size, --accumulate), images or models"

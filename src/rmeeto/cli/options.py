@@ -29,7 +29,7 @@ def with_options(
             are replaced by the options that were given.
         groups: parameter name -> an instance of a dataclass, whose values are the defaults. The command
             receives an instance built from the options; the help of each option is the field's line under
-            "Attributes:" in the dataclass's docstring.
+            "Attributes:" in the dataclass's docstring, and the field's metadata may have a second "flag".
 
     Raises:
         TypeError: two groups have a field of the same name that is not said to be shared.
@@ -121,6 +121,7 @@ def _options(group: Any, title: str) -> Iterator[inspect.Parameter]:
         option = typer.Option(
             default,
             f"{name}/--no-{name[2:]}" if default is True else name,
+            *filter(None, [field.metadata.get("flag")]),
             help=_in_flags(helps.get(field.name, ""), helps),
             rich_help_panel=title.capitalize(),
         )

@@ -9,7 +9,7 @@ import typer
 
 from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import with_options
-from rmeeto.cli.stopping import is_main, resumable
+from rmeeto.cli.stopping import RESUMING, is_main, resumable
 from rmeeto.data.spec import Augment, DataSpec
 from rmeeto.pipeline.recipes import load_recipe
 from rmeeto.pipeline.specs import ModelSpec
@@ -48,9 +48,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
-    from rmeeto.pipeline.training import pretrain
+    with resumable(output, *RESUMING):
+        from rmeeto.pipeline.training import pretrain
 
-    with resumable():
         record = pretrain(model, data, recipe, augment, output, spec=run, watch=Screen())
     last = record.epochs[-1]
     text = f"top-1 {last['top1']:.2f} after {record.images} images in {record.seconds:.0f} s; the model is in {output}"

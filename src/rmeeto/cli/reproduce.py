@@ -8,33 +8,57 @@ from typing import Annotated, Literal
 import typer
 
 from rmeeto.cli.console import Screen, show
-from rmeeto.cli.texts import reproduced_text
+from rmeeto.cli.stopping import resumable
+from rmeeto.cli.texts import reproduced_text, tables_text
 
 NAME = "reproduce"
 HELP = """Run a published table again, and print it beside the published numbers. What is finished is not run twice.
 
-Tables: images, minutes, order, videos, vim_small_by_r.
-
 Examples:
 
-    rmeeto reproduce vim_small_by_r --scale demo
+    rmeeto reproduce
 
-    rmeeto reproduce images --scale full --data imagenet/ --weights official/ --output runs/published
+    rmeeto reproduce table1 --scale demo
+
+    rmeeto reproduce table1 --scale full --data imagenet/ --weights official/ --workers 8 --output runs/published
 """
 
 
 def command(
-    table: Annotated[str, typer.Argument(help="name of the table")],
+    table: Annotated[
+        str | None, typer.Argument(help="name of the table, or table and its number; none lists all")
+    ] = None,
     scale: Annotated[
         Literal["demo", "full"], typer.Option(help="demo: another model and data set, minutes; full: as published")
     ] = "demo",
     output: Annotated[Path, typer.Option(help="folder for the runs")] = Path("runs/reproduce"),
     data: Annotated[str | None, typer.Option(help="ImageNet, for --scale full")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of the official weight files, for --scale full")] = None,
+    workers: Annotated[int, typer.Option(help="processes that decode images, for --scale full")] = 0,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="steps between two checkpoints of a run; none writes one at each epoch's end")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print table.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""
-    from rmeeto.pipeline.reproducing import reproduce
+    if table is None:
+        from rmeeto.pipeline.reproducing import list_tables
 
-    result = reproduce(table, scale, output, data=data, weights=weights, watch=Screen())
-    show(reproduced_text(result), result, as_json=as_json)
+        found = list_tables()
+        show(tables_text(found), found, as_json=as_json)
+        return
+    with resumable(output):  # what is finished is not run again, and what was begun goes on, without an option
+        from rmeeto.pipeline.reproducing import reproduce
+
+        result = reproduce(
+            table,
+            scale,
+            output,
+            data=data,
+            weights=weights,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            watch=Screen(),
+        )
+    if result:
+        show(reproduced_text(result), result, as_json=as_json)

@@ -9,7 +9,7 @@ import typer
 
 from rmeeto.cli.console import Screen, show
 from rmeeto.cli.options import with_options
-from rmeeto.cli.stopping import resumable
+from rmeeto.cli.stopping import RESUMING, resumable
 from rmeeto.cli.texts import result_text
 from rmeeto.data.spec import Augment, DataSpec
 from rmeeto.pipeline.recipes import load_recipe
@@ -33,7 +33,7 @@ Examples:
 
 Several processes, a checkpoint every 500 steps, and on from the newest whole one whatever stopped the run before:
 
-    torchrun --nproc-per-node 8 -m rmeeto retrain --model vim_small --weights vim_s.pth --data imagenet/ --r 11
+    torchrun --nproc-per-node 8 -m rmeeto retrain --model vim_small --weights vim_s.pth --data imagenet/ --remove 11
     --output runs/vim_small --checkpoint-every 500 --resume auto
 """
 
@@ -63,9 +63,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""
-    from rmeeto.pipeline.retraining import retrain
+    with resumable(output, *RESUMING):
+        from rmeeto.pipeline.retraining import retrain
 
-    with resumable():
         result = retrain(model, data, schedule, settings, recipe, augment, speed, output, spec=run, watch=Screen())
     if result:
         show(result_text(result, output), result, as_json=as_json)

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from rmeeto.retrain.signals import Stopped
+from rmeeto.pipeline.command import command
+from rmeeto.retrain.signals import Stopped, StopRequests
+
+RESUMING = ("--resume", "auto")
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
+def resumable(output: Path, *more: str) -> Iterator[None]:
     """A run that was stopped and saved ends the command well, with the command that continues it.
+
+    Outside of the training loop, which finishes its step first, a signal stops at once.
+
+    Args:
+        output: folder of the run.
+        more: words that the continuing command has and the first one had not.
 
     Raises:
         typer.Exit: with code 0, where it was stopped.
     """
     try:
-        yield
+        with StopRequests() as requests, requests.at_once():
+            yield
     except Stopped as stopped:
         if is_main():
-            where = f"saved in {stopped.checkpoint}" if stopped.checkpoint else "nothing was trained yet"
-            sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{resume_command(sys.argv[1:])}\n")
+            saved = stopped.checkpoint or max(output.glob("checkpoints/epoch-*"), default=None)
+            where = f"saved in {saved}" if saved else "nothing was trained yet"
+            sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{continuing(sys.argv[1:], more)}\n")
         raise typer.Exit(0) from None
 
 
@@ -34,15 +45,13 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def resume_command(arguments: Sequence[str]) -> str:
-    """The same command, continuing; processes are started as they were."""
-    kept = [
-        word
-        for place, word in enumerate(arguments)
-        if word != "--resume" and not word.startswith("--resume=") and arguments[max(0, place - 1)] != "--resume"
-    ]
-    each, nodes = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
-    door = ["rmeeto"]
-    if each is not None:
-        door = ["torchrun", *(["--nnodes", nodes] if nodes != "1" else []), "--nproc-per-node", each, "-m", "rmeeto"]
-    return shlex.join([*door, *kept, "--resume", "auto"])
+def continuing(arguments: Sequence[str], more: Sequence[str]) -> str:
+    """The same command, with `more` at its end and nowhere else; processes are started as they were."""
+    kept = list(arguments)
+    for option in more[:1]:
+        kept = [
+            word
+            for place, word in enumerate(arguments)
+            if word != option and not word.startswith(f"{option}=") and arguments[max(0, place - 1)] != option
+        ]
+    return command([*kept, *more])

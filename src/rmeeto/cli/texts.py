@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,21 @@ _REPRODUCED = {
     "training_free": "merged",
     "top1": "re-trained",
     "top1_against_ordered": "against ordered",
+    "unmerged_gflops_paper": "un-merged paper GFLOPs",
     "gflops_paper": "paper GFLOPs",
+    "speedup_low": "speed-up, least",
+    "speedup_high": "speed-up, most",
     "minutes_8_h100": "min, 8 H100",
     "minutes_16_h100": "min, 16 H100",
     "minutes_32_h100": "min, 32 H100",
 }
+
+
+def tables_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """The tables that can be run again."""
+    rows = [(f"table{each['number']}", each["name"], each["runs"], each["about"]) for each in found]
+    how = "Numbers are places in this list; those of the published tables are not recorded here."
+    return f"{Table.of(('table', 'or', 'runs', 'what'), rows).to_text()}\n\n{how}"
 
 
 def reproduced_text(result: Mapping[str, Any]) -> str:
@@ -138,13 +148,14 @@ def reproduced_text(result: Mapping[str, Any]) -> str:
     published = [key for key in _REPRODUCED if any(key in row["published"] for row in rows)]
     here = ("unmerged", "training_free", "top1")
     headers = ["run", *(f"published: {_REPRODUCED[key]}" for key in published)]
-    headers += [*(f"here: {_REPRODUCED[key]}" for key in here), "here: paper GFLOPs", "here: min"]
+    headers += [*(f"here: {_REPRODUCED[key]}" for key in here), "here: paper GFLOPs", "here: speed-up", "here: min"]
     cells = [
         (
             row["label"],
             *(row["published"].get(key, "") for key in published),
             *(f"{row['here'][key]:.1f}" for key in here),
             f"{row['here']['gflops_paper']:.3f}",
+            f"{row['here']['speedup']:.2f}",
             f"{row['here']['minutes']:.1f}",
         )
         for row in rows
@@ -158,4 +169,5 @@ def reproduced_text(result: Mapping[str, Any]) -> str:
         else "here: as published, on this machine."
     )
     missing = f"Not in this table, because it is not recorded: {result['missing']}." if result["missing"] else ""
-    return "\n\n".join(filter(None, (result["about"], Table.of(headers, cells).to_text(), how, missing)))
+    title = f"table{result['number']} ({result['name']}): {result['about']}"
+    return "\n\n".join(filter(None, (title, Table.of(headers, cells).to_text(), how, missing)))

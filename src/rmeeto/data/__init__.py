@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rmeeto.data.images import ImageSet
     from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
     from rmeeto.data.opening import open_split
+    from rmeeto.data.order import places_in_step
     from rmeeto.data.spec import Augment, DataSpec, InputSpec, Share
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "open_data": "rmeeto.data.loaders",
     "open_split": "rmeeto.data.opening",
     "open_validation": "rmeeto.data.loaders",
+    "places_in_step": "rmeeto.data.order",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "open_data",
     "open_split",
     "open_validation",
+    "places_in_step",
 ]
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -15,6 +15,7 @@ from rmeeto.data.augment import Transform, kept_generators, seed_generators
 from rmeeto.data.bad_images import BadImage, BadImageError, BadImages
 from rmeeto.data.images import ImageSet
 from rmeeto.data.order import Order
+from rmeeto.data.workers import leave_signals_to_parent, starting_workers
 from rmeeto.errors import DataError, RmeetoError
 
 _Key = tuple[Any, int]
@@ -82,7 +83,9 @@ class DecodedBatches:
         self._batches.first = batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, bad in self._loader:
+        with starting_workers():
+            batches = iter(self._loader)
+        for images, labels, bad in batches:
             fault = self._fault(images, bad)
             if fault is not None:
                 break
@@ -117,6 +120,7 @@ class DecodedBatches:
             pin_memory=torch.cuda.is_available(),
             collate_fn=functools.partial(_collate, whole=self._reading.replaces),
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals_to_parent,
             # Every image brings its own seed; this generator only keeps the loader from drawing from the global one.
             generator=torch.Generator().manual_seed(0),
         )

@@ -258,11 +258,14 @@ def _held_in_memory(name: str, opened: Any) -> ArrayImages:
 
 
 def _close_tar(reader: Any) -> None:
-    """Close the tar that timm's reader keeps open; it opens it again when it needs it."""
+    """Close the tars that timm's reader keeps open, inner ones first; it opens them again when it needs them."""
     state = getattr(reader, "tar_state", None)
-    if state is not None and state.tf is not None:
-        state.tf.close()
-        state.reset()
+    if state is None or state.tf is None:
+        return
+    for each in (*state.children.values(), state):
+        if each.tf is not None:
+            each.tf.close()
+            each.reset()
 
 
 def _class_names(reader: Any) -> tuple[str, ...]:

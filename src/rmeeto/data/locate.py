@@ -151,6 +151,8 @@ def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool)
         for name in (asked, *names):
             if name and (root / place / name).is_dir():
                 return root / place / name
+    if (handed_out := root / f"ILSVRC2012_img_{split}.tar").is_file():
+        return handed_out
     others = [name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS) if (root / name).is_dir()]
     if split == "val" and not separate:
         raise DataError(

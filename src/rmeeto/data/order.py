@@ -97,9 +97,7 @@ class ShuffledOrder:
         if self._total < step:
             return torch.arange(share.index, self._total, share.count)[:size]
         before, micro = divmod(number, share.accumulate)
-        part = micro * share.count + share.index
-        from_both_ends = torch.stack((torch.arange(step), torch.arange(step).flip(0)), dim=1).flatten()
-        return before * step + from_both_ends[part * size : (part + 1) * size].sort().values
+        return before * step + places_in_step(share, micro, size)
 
     def _drawn(self, generator: torch.Generator) -> Tensor:
         if self._sampler is None:
@@ -135,6 +133,14 @@ class StraightOrder:
     def batches(self, size: int) -> int:
         """How many pairs `in_batches` gives."""
         return -(-len(self) // size)
+
+
+def places_in_step(share: Share, micro: int, size: int) -> Tensor:
+    """(b,) int64: where in a training step the images of one process's `micro`-th batch of `size` images stand."""
+    step = size * share.count * share.accumulate
+    part = micro * share.count + share.index
+    from_both_ends = torch.stack((torch.arange(step), torch.arange(step).flip(0)), dim=1).flatten()
+    return from_both_ends[part * size : (part + 1) * size].sort().values
 
 
 def seed_of(seed: int, epoch: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rmeeto.pipeline.listing import list_models
     from rmeeto.pipeline.measuring import benchmark, doctor, evaluate
     from rmeeto.pipeline.publishing import push_to_hub
-    from rmeeto.pipeline.reproducing import reproduce
+    from rmeeto.pipeline.reproducing import list_tables, reproduce
     from rmeeto.pipeline.retraining import retrain
     from rmeeto.pipeline.specs import ModelSpec, PrecisionSpec, ScheduleSpec, SpeedSpec
     from rmeeto.pipeline.training import pretrain
@@ -36,6 +36,7 @@ _HOMES = {
     "doctor": "rmeeto.pipeline.measuring",
     "evaluate": "rmeeto.pipeline.measuring",
     "list_models": "rmeeto.pipeline.listing",
+    "list_tables": "rmeeto.pipeline.reproducing",
     "pretrain": "rmeeto.pipeline.training",
     "push_to_hub": "rmeeto.pipeline.publishing",
     "reproduce": "rmeeto.pipeline.reproducing",
@@ -54,6 +55,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "list_models",
+    "list_tables",
     "pretrain",
     "push_to_hub",
     "reproduce",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import types
 import typing
@@ -37,10 +36,12 @@ GROUPS: dict[str, type] = {
     "augment": Augment,
     "speed": SpeedSpec,
 }
+# Sections that are of no meaning to a command.
+_UNREAD: dict[Verb, tuple[str, ...]] = {"retrain": (), "pretrain": ("schedule", "settings", "speed")}
 _ABOUT = ("about", "source", "verb", "weights_file")
 _PUBLISHED = (
     "data", "views", "unmerged", "unmerged_gflops_paper", "training_free", "top1", "top1_against_ordered",
-    "gflops_paper", "minutes_8_h100", "minutes_16_h100", "minutes_32_h100",
+    "gflops_paper", "speedup_low", "speedup_high", "minutes_8_h100", "minutes_16_h100", "minutes_32_h100",
 )  # fmt: skip
 SUFFIX = ".toml"
 KEPT = "recipe.toml"
@@ -69,12 +70,13 @@ class NamedRecipe:
     published: Values = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """Each section whole, as the dataclass that it sets, with the defaults where the file says nothing.
+        """Each section that its command reads, as the dataclass that it sets; defaults where the file says nothing.
 
         Raises:
             SettingsError: values that cannot be together.
         """
-        return {name: kind(**self.groups.get(name, {})) for name, kind in GROUPS.items()}
+        read = {name: kind for name, kind in GROUPS.items() if name not in _UNREAD[self.verb]}
+        return {name: kind(**self.groups.get(name, {})) for name, kind in read.items()}
 
     def with_changes(self, changes: Mapping[str, Values], published: Values | None) -> NamedRecipe:
         """The same with some fields replaced, and with other published numbers where they are given."""
@@ -126,6 +128,9 @@ def parse_recipe(text: str, name: str) -> NamedRecipe:
     require_known(published, _PUBLISHED, f"{name} [published]")
     if values.get("verb", "retrain") not in ("retrain", "pretrain"):
         raise SettingsError(f"recipe {name}: verb {values['verb']!r} is unknown; use retrain or pretrain")
+    verb: Verb = values.get("verb", "retrain")
+    if unread := [group for group in groups if group in _UNREAD[verb]]:
+        raise SettingsError(f"recipe {name}: `rmeeto {verb}` reads no section [{unread[0]}]; leave it out")
     about = {key: values[key] for key in _ABOUT if key in values}
     found = NamedRecipe(Path(name).stem, groups=groups, published=published, **about)
     found.values()
@@ -182,11 +187,6 @@ def to_toml(verb: Verb, values: Mapping[str, Any], *, about: str = "", command: 
         for name, one in dataclasses.asdict(value).items():
             lines.append(f"# {name} is not set" if one is None else f"{name} = {_literal(one)}")
     return "\n".join(lines) + "\n"
-
-
-def typed() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def table_names() -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from rmeeto.data import Augment, Data, DataSpec, open_data
 from rmeeto.evaluate import environment
+from rmeeto.pipeline.command import typed
 from rmeeto.pipeline.evidence import costs_of, merged_copy, picture_tokens, row_of, speeds_of, unmerged_copy
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, require_trained
-from rmeeto.pipeline.recipes import to_toml, typed
+from rmeeto.pipeline.recipes import to_toml
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec, SpeedSpec
 from rmeeto.pipeline.training import keep_recipe, require_run, run_training, validation, write_model
 from rmeeto.pipeline.watch import Unwatched, Watch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from rmeeto.errors import ScheduleError, SettingsError
@@ -54,14 +54,15 @@ class ScheduleSpec:
     """How many tokens leave, and where.
 
     Attributes:
-        r: tokens removed by one merge; the published models use 5 (tiny) and 11 (small, base).
+        r: tokens removed by one merge; the published models use 5 (tiny) and 11 (small, base). --remove is the same:
+            older Pythons let torchrun take --r for an option of its own.
         every: distance between merges in blocks.
         phase: even merges before block i when i % every == 0, odd when (i + 1) % every == 0.
         final: tokens left at the end, spread evenly over the merges; overrides r.
         removals: tokens that leave after each block as a JSON list, one number per block; overrides all others.
     """
 
-    r: int = 11
+    r: int = field(default=11, metadata={"flag": "--remove"})
     every: int = 2
     phase: Phase = "even"
     final: int | None = None

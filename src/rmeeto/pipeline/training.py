@@ -16,9 +16,10 @@ from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
 from rmeeto.hub.bundle import CONFIG
 from rmeeto.models.stack import set_drop_path
+from rmeeto.pipeline.command import typed
 from rmeeto.pipeline.evidence import picture_first_batch
 from rmeeto.pipeline.opening import Opened, fitting, open_with_images, pretrained_cfg_of
-from rmeeto.pipeline.recipes import KEPT, to_toml, typed
+from rmeeto.pipeline.recipes import KEPT, to_toml
 from rmeeto.pipeline.specs import ModelSpec
 from rmeeto.pipeline.watch import Unwatched, Watch
 from rmeeto.records import Accuracy, Epoch, Run, write_text

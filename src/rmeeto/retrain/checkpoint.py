@@ -64,7 +64,7 @@ class Contents:
         about: what is trained on what, as the caller describes it; compared on resume.
         weights: the student's state dict.
         ema: the averaged state dict, or None.
-        state: "optimizer", "scaler", "parallel" and "random" (one state per process): dicts, lists, numbers, strings
+        state: "optimizer", "scaler" and "random" (one state per process): dicts, lists, numbers, strings
             and tensors.
         versions: of the programs that wrote it.
     """
@@ -120,6 +120,10 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """Folders of checkpoints, newest first, whole or not."""
         return sorted(self.folder.glob("epoch-*"), reverse=True)
+
+    def good(self) -> Path | None:
+        """The newest one that was written while steps were taken, not skipped; None where there is none."""
+        return next(filter(_is_good, self.all()), None)
 
     def save(self, contents: Contents) -> Path:
         """Write one checkpoint and remove those that nobody needs any more.
@@ -245,6 +249,13 @@ def read(folder: Path) -> Contents:
         state=state,
         versions=manifest["versions"],
     )
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        return not _read_manifest(folder)["position"]["skipped_in_a_row"]
+    except CheckpointError:
+        return False
 
 
 def _read_or_note(folder: Path, note: Callable[[str], None]) -> Contents | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import broadcast, broadcast_object_list, gather_object, reduce, set_seed
 from torch import Tensor, distributed, nn
 
@@ -23,6 +24,7 @@ from rmeeto.retrain.run_spec import TENSORBOARD
 
 T = TypeVar("T")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+_PROJECT = "rmeeto"
 
 
 class Processes:
@@ -41,6 +43,7 @@ class Processes:
 
     def __init__(self, *, cpu: bool = False) -> None:
         self._cpu = cpu or not torch.accelerator.is_available()  # else Accelerate joins no processes on a CPU
+        _share_threads()
         _join(self._cpu)
         state = PartialState(cpu=self._cpu)
         self.device: torch.device = state.device
@@ -134,15 +137,34 @@ class Trackers:
         self._engine, self._output = engine, output
 
     def open(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Begin, or go on after `step`."""
+        """Begin, or go on after `step`.
+
+        Raises:
+            SettingsError: one of them refuses, as where nobody is logged in.
+        """
         kept = {name: value for name, value in settings.items() if isinstance(value, bool | str | float | int)}
+        names = list(map(str, self._engine.log_with))
+        self._engine.log_with = [self._tracker(name, step) for name in names]
         try:
             # TensorBoard would write them as a run of their own; they are in run.json.
-            config = kept if any(str(name) != TENSORBOARD for name in self._engine.log_with) else None
-            self._engine.init_trackers(TENSORBOARD, config, {TENSORBOARD: {"purge_step": step + 1}})
-        except OSError:
+            self._engine.init_trackers(_PROJECT, kept if names != [TENSORBOARD] else None)
+        except Exception as error:
             self._engine.trackers.clear()  # one that is half open cannot be closed
-            raise
+            if isinstance(error, OSError) or names == [TENSORBOARD]:
+                raise
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise SettingsError(
+                f"tracker {', '.join(names)} cannot start: {reason}; log in, let it work without a network (wandb: "
+                "WANDB_MODE=offline), or leave it out"
+            ) from None
+
+    def _tracker(self, name: str, step: int) -> Any:
+        """One of Accelerate's: TensorBoard in a folder of its name, a run called like the output folder elsewhere."""
+        kind: Any = LOGGER_TYPE_TO_CLASS[name]
+        if name == TENSORBOARD:
+            return kind(TENSORBOARD, self._output, purge_step=step + 1)
+        where = {"dir": str(self._output)} if name == "wandb" else {}
+        return kind(_PROJECT, name=self._output.resolve().name, **where)
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Hand on values of one step."""
@@ -154,6 +176,17 @@ class Trackers:
         with written(self._output / TENSORBOARD, "free some space, then resume"):
             for tracker in self._engine.trackers:
                 tracker.finish()
+
+
+def _share_threads() -> None:
+    """Divide the processor among the processes of this machine where nobody did.
+
+    torchrun does it for several processes and not for one, as of two machines; Accelerate then would, with a warning.
+    """
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    if here is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(here)))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for what this process starts, and for Accelerate
 
 
 def _join(cpu: bool) -> None:  # noqa: FBT001  private, and read at one place

@@ -28,7 +28,7 @@ from rmeeto.retrain.progress import Progress, Silent
 from rmeeto.retrain.recipe import Recipe
 from rmeeto.retrain.run_spec import RunSpec
 from rmeeto.retrain.signals import Stopped, StopRequests
-from rmeeto.retrain.state import Position, kept_random_state, random_state, set_random_state
+from rmeeto.retrain.state import WEIGHTS, Position, kept_random_state, random_state, set_random_state
 from rmeeto.retrain.steps import Stepper
 
 Validate = Callable[[nn.Module], Accuracy]
@@ -149,7 +149,8 @@ class _Run:
         self.ema: ModelEmaV3 | None = None
         if recipe.ema_decay is not None:
             self.ema = ModelEmaV3(student, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
-        self.stepper = Stepper(self.held, teacher, recipe, self.data.num_classes, micro_batch, device)
+        process = (self.processes.index, self.processes.count)
+        self.stepper = Stepper(self.held, teacher, recipe, self.data.num_classes, micro_batch, device, process)
 
     def start(self, validate: Validate | None) -> Position:
         """Seed, or take up where a checkpoint stands; open the logs."""
@@ -184,7 +185,8 @@ class _Run:
             self.diary.epoch(position.epochs[-1], position.step)
 
     def close(self) -> None:
-        """End the bar and the trackers, whatever happened."""
+        """End the bar and the trackers, and give the student its layers back, whatever happened."""
+        self.stepper.dropped.close()
         self.progress.close()
         self.trackers.close()
 
@@ -211,6 +213,7 @@ class _Run:
             images_per_second=meter.steps * self.recipe.batch_size / meter.seconds,
             seconds=meter.seconds,
             skipped=meter.skipped,
+            data_wait=meter.data_wait,
         )
         ended = dataclasses.replace(
             self._reached(position, meter), epoch_steps=0, epoch_loss=0.0, epoch_skipped=0, epoch_seconds=0.0
@@ -233,7 +236,8 @@ class _Run:
                     self._save(here)
                     raise self._stopped(here) from None
                 self.held.model.train()
-            if asked or _due(self.spec.checkpoint_every, meter.step):
+            # Bad steps must not push the last good checkpoint out.
+            if asked or (_due(self.spec.checkpoint_every, meter.step) and not meter.in_a_row):
                 self._save(here)
         if asked:
             raise self._stopped(here)
@@ -275,8 +279,10 @@ class _Run:
 
     def _meter(self, position: Position) -> Meter:
         def rescue() -> str:
-            found = self.checkpoints.all()
-            return f"the last good checkpoint is {found[0]}" if found else "no checkpoint was written yet"
+            found = self.checkpoints.good()
+            if found is None:
+                return "no checkpoint was written before them"
+            return f"the last good checkpoint is {found}, whose {WEIGHTS} can begin a new run"
 
         return Meter(
             position,
@@ -321,7 +327,7 @@ class _Run:
             )
         position = dataclasses.replace(position, seconds=time.perf_counter() - self.begun)
         random = self.processes.gathered(random_state())
-        state = {**self.stepper.state(), "random": random, "parallel": self.held.name}
+        state = {**self.stepper.state(), "random": random}
         if self.processes.is_main:
             ema = self.ema.module.state_dict() if self.ema is not None else None
             self.checkpoints.save(Contents(position, self.recipe, self.about, weights, ema, state))
@@ -340,8 +346,6 @@ class _Run:
 
     def _restore(self, found: Contents) -> Position:
         found.refuse_other(self.recipe, self.about)
-        if (before := found.state["parallel"]) != self.held.name:
-            raise CheckpointError(f"the checkpoint was made with parallel {before}; resume it in the same way")
         try:
             self.held.load(found.weights)
             if self.ema is not None:

@@ -111,6 +111,11 @@ class Meter:
         return self.trained / self.step if self.step else 0.0
 
     @property
+    def data_wait(self) -> float:
+        """Share of the time of this process's steps in which it waited for images."""
+        return self.waited / max(self._elapsed, 1e-9)
+
+    @property
     def loss(self) -> float:
         """Mean loss of the epoch's steps that were read and taken."""
         return self.total / max(1, self.steps - len(self.pending) - self.skipped)

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ class Held(ABC):
         student: the whole model of this process; `refresh` gives it the newest weights.
     """
 
-    name: ClassVar[Parallel]
     model: nn.Module
     trained: nn.Module
     student: nn.Module
@@ -44,18 +43,16 @@ class Held(ABC):
 
     @abstractmethod
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The whole optimiser's state; all processes together."""
+        """The whole optimiser's state, parameters by their numbers; all processes together."""
 
     @abstractmethod
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Take over what `optimizer_state` gave."""
+        """Take over what `optimizer_state` gave, here or in another class."""
 
 
 @final
 class Whole(Held):
     """Each process has all of the model: one process, or DistributedDataParallel."""
-
-    name = "ddp"
 
     def __init__(self, student: nn.Module, processes: Processes) -> None:
         self.student = self.trained = student
@@ -85,8 +82,6 @@ class Whole(Held):
 @final
 class Sharded(Held):
     """Each process has a part of every parameter (FSDP2), and a whole copy to validate with."""
-
-    name = "fsdp"
 
     def __init__(self, student: nn.Module, processes: Processes) -> None:
         from torch.distributed.device_mesh import init_device_mesh
@@ -121,16 +116,23 @@ class Sharded(Held):
         set_model_state_dict(self.model, dict(self.student.state_dict()), options=_whole())
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Gathered, by the names of the parameters."""
+        """Gathered; torch gives it by the names of the parameters."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-        return get_optimizer_state_dict(self.model, optimizer, options=_whole())
+        gathered = get_optimizer_state_dict(self.model, optimizer, options=_whole())
+        return _renamed(gathered, {name: number for number, name in enumerate(self._names(optimizer))})
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Each process its parts."""
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
-        set_optimizer_state_dict(self.model, optimizer, dict(state), options=_whole())
+        named = _renamed(state, dict(enumerate(self._names(optimizer))))
+        set_optimizer_state_dict(self.model, optimizer, named, options=_whole())
+
+    def _names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Of the optimiser's parameters, in its order."""
+        name_of = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [name_of[id(each)] for group in optimizer.param_groups for each in group["params"]]
 
 
 @contextmanager
@@ -144,6 +146,16 @@ def hold(student: nn.Module, processes: Processes, parallel: Parallel) -> Held:
     """The student as `parallel` says; a single process has nothing to share and holds it whole."""
     sharded = parallel == "fsdp" and processes.count > 1
     return Sharded(student, processes) if sharded else Whole(student, processes)
+
+
+def _renamed(state: Mapping[str, Any], names: Mapping[Any, Any]) -> dict[str, Any]:
+    """An optimiser's state with its parameters called otherwise: it is kept by numbers, as one process has it."""
+    return {
+        "state": {names[name]: values for name, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[name] for name in group["params"]]} for group in state["param_groups"]
+        ],
+    }
 
 
 def _whole() -> Any:

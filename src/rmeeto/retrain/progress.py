@@ -136,6 +136,8 @@ def epoch_line(record: Epoch) -> str:
     if record.ema_top1 is not None:
         parts.append(f"averaged weights {record.ema_top1:.2f}")
     parts += [f"lr {record.lr:.2e}", f"{record.images_per_second:.1f} images/s", clock(record.seconds)]
+    if record.data_wait is not None:
+        parts[-1] += f", {100 * record.data_wait:.0f} % of it waiting for images"
     return "  ".join(parts)
 
 

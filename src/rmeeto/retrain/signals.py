@@ -18,12 +18,12 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         signal: its name, such as SIGTERM.
-        step: optimiser steps done.
-        checkpoint: the folder to resume from; None where nothing was trained yet.
+        step: optimiser steps done; None where it came before or after the training.
+        checkpoint: the folder to resume from; None where nothing was trained yet, or it came then.
     """
 
-    def __init__(self, signal: str, step: int = 0, checkpoint: Path | None = None) -> None:
-        super().__init__(f"{signal} stopped the run after step {step}")
+    def __init__(self, signal: str, step: int | None = None, checkpoint: Path | None = None) -> None:
+        super().__init__(f"{signal} stopped the run" + (f" after step {step}" if step is not None else ""))
         self.signal, self.step, self.checkpoint = signal, step, checkpoint
 
 

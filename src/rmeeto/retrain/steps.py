@@ -8,9 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from rmeeto.data import Share, places_in_step
 from rmeeto.errors import DataError, SettingsError, ShapeError
 from rmeeto.retrain.batches import next_batch
 from rmeeto.retrain.distill import DistillationLoss, Mixed, Mixer
+from rmeeto.retrain.drop_path import DroppedPaths
 from rmeeto.retrain.optimise import adamw
 from rmeeto.retrain.parallel import Held, Sharded
 from rmeeto.retrain.recipe import Recipe
@@ -32,6 +34,7 @@ class Stepper:
         classes: outputs that student and teacher must have.
         micro_batch: images that a batch must have.
         device: where all is computed.
+        process: number of this process, and how many there are.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Stepper:
         classes: int,
         micro_batch: int,
         device: torch.device,
+        process: tuple[int, int] = (0, 1),
     ) -> None:
         if recipe.precision == "fp16" and isinstance(held, Sharded):
             raise SettingsError("precision fp16 scales the loss, which fsdp does not do here; use bf16, or ddp")
@@ -51,6 +55,8 @@ class Stepper:
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.mixer = Mixer(recipe, classes)
+        self.share = Share(*process, recipe.accumulate)
+        self.dropped = DroppedPaths(held.trained, recipe.seed)
         self.loss = DistillationLoss(recipe.distill_weight, recipe.temperature)
 
     def take(self, batches: Iterator[Batch], step: int) -> Tensor:
@@ -71,6 +77,8 @@ class Stepper:
         for part in range(parts):
             mixed = self._mixed(*next_batch(batches), step)
             taught = self._taught(mixed.images)
+            places = places_in_step(self.share, part, self.micro_batch)
+            self.dropped.draw(step, self.recipe.batch_size, places, self.device)
             with self.held.accumulating(last=part == parts - 1):
                 with self._autocast():
                     logits = self.held.model(mixed.images)
