@@ -44,7 +44,11 @@ def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     if x.shape[1] <= _THIN:
         # clone, for contiguous() leaves the strides of single columns odd
         return (x.t() @ dy).t().clone(memory_format=torch.contiguous_format)
-    return times_transposed(dy.t(), x.t()) if _wide_vectors() else dy.t() @ x
+    if not _wide_vectors():
+        return dy.t() @ x
+    if x.shape[1] < dy.shape[1]:  # the first of the two is copied to rows: let it be the narrower one
+        return times_transposed(x.t(), dy.t()).t().contiguous()
+    return times_transposed(dy.t(), x.t())
 
 
 @cache
