@@ -5,15 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rmeeto.ops import native_info, use_backend
+from rmeeto.ops import use_backend
 from rmeeto.reduction import Settings, attach, detach
 from rmeeto.schedule import Schedule
 
+from ..ops.kernels import KERNELS, home
+from ..ops.kernels import native as NATIVE
 from .cases import NETWORKS, TOLERANCE, filled, golden, inexact, largest_error, observed
 
 ALL_CASES = [(network, case) for network in NETWORKS for case in NETWORKS[network].cases]
-NATIVE = pytest.mark.skipif(native_info() is None, reason="the native kernels are not built here")
-BACKENDS = ["reference", pytest.param("native", marks=NATIVE)]
+BACKENDS = ["reference", *KERNELS]
+
+
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch):
+    """Convolutions of a GPU in float32 as everywhere, not in the ten bits of TF32 that torch takes there."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.mark.parametrize("file", sorted({network.file for network in NETWORKS.values()}))
@@ -31,7 +38,9 @@ def test_golden_case(network, case, backend):
     expected, model = network.expected(case), network.merging(case)
     assert {"logits", "lengths", "positions"} <= set(expected)
     with use_backend(backend):
-        seen = observed(model, network.images(), model.layers)
+        seen = observed(model.to(home(backend)), network.images().to(home(backend)), model.layers)
+    model.cpu()  # others are given the same
+    seen = {name: value.cpu() for name, value in seen.items()}
     assert not inexact(seen, expected)
     assert largest_error(seen, expected) <= TOLERANCE
     if "last_hidden" in expected:

@@ -118,7 +118,7 @@ def test_the_setting_is_undone_by_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "", "Native"])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(BackendError, match="must be one of auto, native, reference"), use_backend(name):
+    with pytest.raises(BackendError, match="must be one of auto, native, triton, reference"), use_backend(name):
         pass
     with pytest.raises(BackendError, match="unknown"):
         scan(backend=name)

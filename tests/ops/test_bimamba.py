@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError, ShapeError
-from rmeeto.ops import Direction, bimamba, instruction_sets, native_info, use_instruction_set
+from rmeeto.ops import Direction, bimamba, instruction_sets, use_instruction_set
 from rmeeto.ops.bimamba.cost import bimamba_flops
 
-native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
+from .kernels import bear, home, native, on_each
+
 TOLERANCE = 5e-6  # largest error over largest value (at least 1)
 
 SHAPES = [  # b, n, e, s, R, k
@@ -51,20 +52,22 @@ def make(b: int, n: int, e: int, s: int, rank: int, taps: int, *, time: bool = F
 
 
 def call(tensors: list[Tensor | None], backend: str, scale: float = 0.5) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    xz, time, *parameters = tensors
+    xz, time, *parameters = [None if t is None else t if t.is_meta else t.to(home(backend)) for t in tensors]
     directions = Direction(*parameters[:7]), Direction(*parameters[7:])
     return bimamba(xz, directions, time, scale=scale, backend=backend)
 
 
 def run(tensors: list[Tensor | None], backend: str, scale: float = 0.5) -> dict[str, Tensor]:
     """Outputs and the gradient of every input, under a fixed random gradient of y."""
-    leaves = [None if t is None else t.detach().clone().requires_grad_() for t in tensors]
+    bear(backend, 2 * tensors[0].shape[0] * -(-tensors[0].shape[1] // 16), tensors[7].shape[1])
+    leaves = [None if t is None else t.detach().clone().to(home(backend)).requires_grad_() for t in tensors]
     y, (p, p_b) = call(leaves, backend, scale)
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(y.dtype)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(y)
     names = ["xz", "time", *Direction._fields, *[f"{name}_b" for name in Direction._fields]]
     present = {name: leaf for name, leaf in zip(names, leaves, strict=True) if leaf is not None}
     gradients = torch.autograd.grad(y, list(present.values()), dy)
-    return {"y": y.detach(), "p": p.detach(), "p_b": p_b.detach(), **dict(zip(present, gradients, strict=True))}
+    found = {"y": y, "p": p, "p_b": p_b, **dict(zip(present, gradients, strict=True))}
+    return {name: value.detach().cpu() for name, value in found.items()}
 
 
 def double(tensors: list[Tensor | None]) -> list[Tensor | None]:
@@ -79,12 +82,12 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance:
         assert error <= tolerance * value.double().abs().max().clamp(min=1), f"{name}: {error}"
 
 
-@native
+@on_each
 @pytest.mark.parametrize("time", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_reference(shape: tuple[int, ...], time: bool) -> None:
+def test_equals_the_reference(shape: tuple[int, ...], time: bool, backend: str) -> None:
     tensors = make(*shape, time=time)
-    assert_close(run(tensors, "native"), run(double(tensors), "reference"))
+    assert_close(run(tensors, backend), run(double(tensors), "reference"))
 
 
 @native
@@ -97,25 +100,25 @@ def test_every_instruction_set_equals_the_reference(name: str, shape: tuple[int,
     assert_close(found, run(double(tensors), "reference", 1.0))
 
 
-@native
-def test_slices_and_strange_strides() -> None:
+@on_each
+def test_slices_and_strange_strides(backend: str) -> None:
     tensors = make(2, 19, 12, 4, 3, 4)
-    wanted = run(tensors, "native")
+    wanted = run(tensors, backend)
     wide = torch.zeros(2, 19, 40)
     wide[..., 5:29] = tensors[0]
-    strided = call([wide[..., 5:29], *tensors[1:]], "native")[0]
+    strided = call([wide[..., 5:29], *tensors[1:]], backend)[0].cpu()
     assert torch.equal(strided, wanted["y"])
     transposed = tensors[0].transpose(1, 2).contiguous().transpose(1, 2)
-    assert_close(run([transposed, *tensors[1:]], "native"), wanted, 0)
+    assert_close(run([transposed, *tensors[1:]], backend), wanted, 0)
 
 
-@native
-def test_half_types_compute_in_float32() -> None:
+@on_each
+def test_half_types_compute_in_float32(backend: str) -> None:
     tensors = make(2, 20, 18, 8, 2, 4)
     kept = {"dt_bias", "A_log", "D"}
     names = ["xz", "time", *Direction._fields, *Direction._fields]
     low = [t if t is None or name in kept else t.bfloat16() for name, t in zip(names, tensors, strict=True)]
-    found = run(low, "native")
+    found = run(low, backend)
     assert found["y"].dtype is torch.bfloat16
     assert found["projection"].dtype is torch.bfloat16
     assert found["D"].dtype is torch.float32
@@ -153,19 +156,19 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@native
-def test_an_empty_batch_passes() -> None:
-    found = run(make(0, 5, 4, 3, 2, 4), "native")
+@on_each
+def test_an_empty_batch_passes(backend: str) -> None:
+    found = run(make(0, 5, 4, 3, 2, 4), backend)
     assert found["y"].shape == (0, 5, 4)
     assert torch.equal(found["projection"], torch.zeros(8, 4))
 
 
-@native
+@on_each
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_and_infinity_come_out_as_in_the_reference(value: float) -> None:
+def test_nan_and_infinity_come_out_as_in_the_reference(value: float, backend: str) -> None:
     tensors = make(2, 20, 18, 4, 2, 4)
     tensors[0][1, 10, 3] = value
-    found, wanted = call(tensors, "native")[0], call(tensors, "reference")[0]
+    found, wanted = call(tensors, backend)[0].cpu(), call(tensors, "reference")[0]
     assert torch.equal(found.isnan(), wanted.isnan())
     assert torch.equal(found.isinf(), wanted.isinf())
 
@@ -178,11 +181,11 @@ def test_opcheck(requires: bool) -> None:
     torch.library.opcheck(torch.ops.rmeeto.bimamba.default, (*tensors, 0.5, requires))
 
 
-@native
-def test_it_compiles_as_one_graph() -> None:
+@on_each
+def test_it_compiles_as_one_graph(backend: str) -> None:
     tensors = [t.requires_grad_() for t in make(2, 19, 12, 4, 3, 4, time=True)]
-    compiled = torch.compile(lambda *x: call(list(x), "native")[0], fullgraph=True, backend="aot_eager")
-    wanted = torch.autograd.grad(call(tensors, "native")[0].square().sum(), tensors)
+    compiled = torch.compile(lambda *x: call(list(x), backend)[0], fullgraph=True, backend="aot_eager")
+    wanted = torch.autograd.grad(call(tensors, backend)[0].square().sum(), tensors)
     found = torch.autograd.grad(compiled(*tensors).square().sum(), tensors)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 

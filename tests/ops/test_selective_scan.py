@@ -1,4 +1,4 @@
-"""The native scan against the law: outputs and all gradients, over a table of shapes and forms."""
+"""The scan's kernels for CPUs and GPUs against the law: outputs and all gradients, over a table of shapes and forms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rmeeto.errors import ShapeError
 from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backend, use_instruction_set
 from rmeeto.ops.selective_scan.cost import scan_flops
 
+from .kernels import KERNELS, bear, home, moved, native, on_each
+
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
 OPTIONAL = ("D", "z", "delta_bias", "time")
 TOLERANCE = 3e-6  # largest error over largest value (at least 1); float32 rounding through a few hundred tokens
 LOW_TOLERANCE = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
-
-native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 
 
 def make(b: int, n: int, e: int, s: int, *, seed: int = 0, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -46,11 +46,13 @@ def make(b: int, n: int, e: int, s: int, *, seed: int = 0, without: tuple[str, .
 
 def run(values: dict[str, Tensor], backend: str, *, softplus: bool = True, reverse: bool = False) -> dict[str, Tensor]:
     """The output and the gradient of every input, under a fixed random gradient of the output."""
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
+    (b, n), s = values["u"].shape[:2], values["A"].shape[1]
+    bear(backend, b * -(-n // 16), s)
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in moved(values, backend).items()}
     y = selective_scan(**leaves, softplus=softplus, reverse=reverse, backend=backend)
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
-    gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype))
-    return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y))
+    return {"y": y.detach().cpu(), **dict(zip(leaves, [g.cpu() for g in gradients], strict=True))}
 
 
 def double(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,6 +70,7 @@ SHAPES = [  # b, n, e, s
     (1, 1, 1, 1),
     (1, 2, 8, 16),
     (2, 3, 17, 5),
+    (2, 19, 11, 2),
     (3, 16, 16, 4),
     (2, 17, 24, 8),
     (1, 37, 40, 16),
@@ -79,12 +82,12 @@ SHAPES = [  # b, n, e, s
 ]
 
 
-@native
+@on_each
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_reference(shape: tuple[int, int, int, int], reverse: bool) -> None:
+def test_equals_the_reference(shape: tuple[int, int, int, int], reverse: bool, backend: str) -> None:
     values = make(*shape)
-    assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))
+    assert_close(run(values, backend, reverse=reverse), run(double(values), "reference", reverse=reverse))
 
 
 @native
@@ -98,19 +101,19 @@ def test_every_instruction_set_equals_the_reference(name: str, shape: tuple[int,
     assert_close(found, run(double(values), "reference"))
 
 
-@native
+@on_each
 @pytest.mark.parametrize("without", [(), *[(name,) for name in OPTIONAL], ("z", "D"), ("z", "time"), OPTIONAL])
 @pytest.mark.parametrize("softplus", [False, True])
-def test_every_optional_input_may_be_absent(without: tuple[str, ...], softplus: bool) -> None:
-    values = make(2, 21, 12, 6, without=without)
+def test_every_optional_input_may_be_absent(without: tuple[str, ...], softplus: bool, backend: str) -> None:
+    values = make(1, 21, 12, 3, without=without)
     if not softplus:
         values["delta"] = values["delta"].abs() * 0.1
         values.update({"delta_bias": values["delta_bias"].abs()} if "delta_bias" in values else {})
     wanted = run(double(values), "reference", softplus=softplus)
-    assert_close(run(values, "native", softplus=softplus), wanted)
+    assert_close(run(values, backend, softplus=softplus), wanted)
 
 
-@native
+@on_each
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     b=st.integers(1, 3),
@@ -120,14 +123,16 @@ def test_every_optional_input_may_be_absent(without: tuple[str, ...], softplus: 
     without=st.sets(st.sampled_from(OPTIONAL)),
     reverse=st.booleans(),
 )
-def test_equals_the_reference_anywhere(b: int, n: int, e: int, s: int, without: set[str], reverse: bool) -> None:
+def test_equals_the_reference_anywhere(
+    b: int, n: int, e: int, s: int, without: set[str], reverse: bool, backend: str
+) -> None:
     values = make(b, n, e, s, without=tuple(without))
-    assert_close(run(values, "native", reverse=reverse), run(double(values), "reference", reverse=reverse))
+    assert_close(run(values, backend, reverse=reverse), run(double(values), "reference", reverse=reverse))
 
 
-@pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native)])
+@pytest.mark.parametrize("backend", ["reference", *KERNELS])
 def test_reverse_is_flip_scan_flip(backend: str) -> None:
-    values = make(2, 35, 10, 4)
+    values = moved(make(1, 35, 10, 2), backend)
     flipped = {k: v.flip(1) if k in ("u", "delta", "B", "C", "z", "time") else v for k, v in values.items()}
     y = selective_scan(**values, reverse=True, backend=backend)
     torch.testing.assert_close(y, selective_scan(**flipped, backend=backend).flip(1))
@@ -152,86 +157,88 @@ def test_the_reference_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, backend="reference"), leaves)
 
 
-@native
-def test_slices_of_projections_need_no_copy() -> None:
-    values = make(2, 19, 24, 5)
-    wide = torch.randn(2, 19, 2 * 24 + 2 * 5 + 3)
-    values["u"], values["z"] = wide[..., :24], wide[..., 24:48]
-    values["B"], values["C"] = wide[..., 48:53], wide[..., 53:58]
-    values["delta"] = torch.randn(19, 2, 24).transpose(0, 1)
-    values["time"] = torch.rand(19, 2).t()
+@on_each
+def test_slices_of_projections_need_no_copy(backend: str) -> None:
+    values = moved(make(2, 19, 12, 2), backend)
+    wide = torch.randn(2, 19, 2 * 12 + 2 * 2 + 3).to(home(backend))
+    values["u"], values["z"] = wide[..., :12], wide[..., 12:24]
+    values["B"], values["C"] = wide[..., 24:26], wide[..., 26:28]
+    values["delta"] = torch.randn(19, 2, 12).to(wide).transpose(0, 1)
+    values["time"] = torch.rand(19, 2).to(wide).t()
     for name in ("u", "z", "B", "C", "delta", "time"):
         assert not values[name].is_contiguous()
     dense = {name: value.contiguous() for name, value in values.items()}
     for reverse in (False, True):
-        y = selective_scan(**values, reverse=reverse, backend="native")
-        assert torch.equal(y, selective_scan(**dense, reverse=reverse, backend="native"))
+        y = selective_scan(**values, reverse=reverse, backend=backend)
+        assert torch.equal(y, selective_scan(**dense, reverse=reverse, backend=backend))
     leaf = wide.clone().requires_grad_()
-    views = {"u": leaf[..., :24], "z": leaf[..., 24:48], "B": leaf[..., 48:53], "C": leaf[..., 53:58]}
-    selective_scan(**{**values, **views}, backend="native").sum().backward()
+    views = {"u": leaf[..., :12], "z": leaf[..., 12:24], "B": leaf[..., 24:26], "C": leaf[..., 26:28]}
+    selective_scan(**{**values, **views}, backend=backend).sum().backward()
     again = wide.clone().requires_grad_()
-    views = {"u": again[..., :24], "z": again[..., 24:48], "B": again[..., 48:53], "C": again[..., 53:58]}
+    views = {"u": again[..., :12], "z": again[..., 12:24], "B": again[..., 24:26], "C": again[..., 26:28]}
     selective_scan(**{**values, **views}, backend="reference").sum().backward()
     assert_close({"wide": leaf.grad}, {"wide": again.grad})
 
 
-@native
-def test_strange_strides_are_copied() -> None:
-    values = make(2, 9, 6, 4)
+@on_each
+def test_strange_strides_are_copied(backend: str) -> None:
+    values = moved(make(2, 9, 6, 4), backend)
     strange = {k: v.transpose(-1, -2).contiguous().transpose(-1, -2) if v.dim() > 1 else v for k, v in values.items()}
     strange["u"] = values["u"][:, :1].expand(2, 9, 6)
     values["u"] = strange["u"].contiguous()
-    assert_close(run(strange, "native"), run(double(values), "reference"))
-    shared = {**values, "D": torch.zeros(1).expand(6)}
+    assert_close(run(strange, backend), run(double(values), "reference"))
+    zeros = torch.zeros(6, device=home(backend))
+    shared = {**values, "D": zeros[:1].expand(6)}
     assert torch.equal(
-        selective_scan(**shared, backend="native"),
-        selective_scan(**{**values, "D": torch.zeros(6)}, backend="native"),
+        selective_scan(**shared, backend=backend),
+        selective_scan(**{**values, "D": zeros}, backend=backend),
     )
 
 
-@native
+@on_each
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_compute_in_float32(dtype: torch.dtype) -> None:
+def test_half_types_compute_in_float32(dtype: torch.dtype, backend: str) -> None:
     values = {k: v if k in ("A", "D", "delta_bias") else v.to(dtype) for k, v in make(2, 20, 18, 16).items()}
-    found = run(values, "native")
+    found = run(values, backend)
     for name, value in values.items():
         assert found[name].dtype is value.dtype
     assert found["y"].dtype is dtype
     assert_close(found, run(double(values), "reference"), LOW_TOLERANCE[dtype])
 
 
-@native
+@on_each
 @pytest.mark.parametrize("shift", [-200.0, -80.0, -30.0, 19.9, 20.1, 60.0, 1000.0])
-def test_steps_huge_and_tiny(shift: float) -> None:
+def test_steps_huge_and_tiny(shift: float, backend: str) -> None:
     """Underflow of the exponential, both sides of the softplus threshold, steps close to zero."""
     values = make(1, 40, 10, 6)
     values["delta"] = values["delta"] * 0.3 + shift
     wanted = run(double(values), "reference")
-    found = run(values, "native")
+    found = run(values, backend)
     for name, value in wanted.items():
         assert torch.isfinite(found[name]).all(), name
         scale = value.abs().max()
         assert (found[name] - value).abs().max() <= max(2e-5 * scale, 1e-37), name
 
 
-@native
-def test_growing_states_match() -> None:
+@on_each
+def test_growing_states_match(backend: str) -> None:
     values = make(1, 12, 9, 5, without=("time",))
     values["A"] = values["A"].neg() * 0.1
-    assert_close(run(values, "native"), run(double(values), "reference"))
+    assert_close(run(values, backend), run(double(values), "reference"))
     values["delta"] = values["delta"] - 0.5
-    assert_close(run(values, "native", softplus=False), run(double(values), "reference", softplus=False))
+    assert_close(run(values, backend, softplus=False), run(double(values), "reference", softplus=False))
 
 
 BAD = [(name, value) for name in NAMES for value in (float("nan"), float("inf"), float("-inf"))]
 
 
-@native
+@on_each
 @pytest.mark.parametrize(("name", "value"), BAD)
-def test_nan_and_infinity_come_out_as_in_the_reference(name: str, value: float) -> None:
-    values = make(2, 20, 18, 4)
+def test_nan_and_infinity_come_out_as_in_the_reference(name: str, value: float, backend: str) -> None:
+    values = make(1, 20, 18, 4)
     values[name].view(-1)[values[name].numel() // 2] = value
-    found = selective_scan(**values, backend="native")
+    bear(backend, 2)
+    found = selective_scan(**moved(values, backend), backend=backend).cpu()
     wanted = selective_scan(**values, backend="reference")
     assert torch.equal(found.isnan(), wanted.isnan())
     assert torch.equal(found.isposinf(), wanted.isposinf())
@@ -254,9 +261,9 @@ def test_the_number_of_threads_changes_nothing() -> None:
         assert all(torch.equal(results[0][name], other[name]) for name in other)
 
 
-@native
-def test_keeping_states_changes_nothing_and_keeps_little() -> None:
-    values = make(2, 50, 20, 16)
+@on_each
+def test_keeping_states_changes_nothing_and_keeps_little(backend: str) -> None:
+    values = moved(make(2, 50, 20, 16), backend)
     arguments = [values[name] for name in NAMES]
     bare, nothing = torch.ops.rmeeto.selective_scan(*arguments, True, False, False)
     kept, states = torch.ops.rmeeto.selective_scan(*arguments, True, False, True)
@@ -265,46 +272,47 @@ def test_keeping_states_changes_nothing_and_keeps_little() -> None:
     assert states.shape == (2, 4, 16, 32)
 
 
-@native
-def test_only_wanted_gradients_are_made() -> None:
+@on_each
+def test_only_wanted_gradients_are_made(backend: str) -> None:
     values = make(2, 18, 9, 4)
-    wanted = run(values, "native")
+    wanted = run(values, backend)
+    values = moved(values, backend)
     for name in NAMES:
         leaf = values[name].clone().requires_grad_()
-        y = selective_scan(**{**values, name: leaf}, backend="native")
-        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
-        assert_close({name: torch.autograd.grad(y, leaf, dy)[0]}, {name: wanted[name]}, 1e-6)
+        y = selective_scan(**{**values, name: leaf}, backend=backend)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(y)
+        assert_close({name: torch.autograd.grad(y, leaf, dy)[0].cpu()}, {name: wanted[name]}, 1e-6)
 
 
-@native
-def test_differentiating_twice_is_refused() -> None:
-    values = make(1, 5, 4, 2)
+@on_each
+def test_differentiating_twice_is_refused(backend: str) -> None:
+    values = moved(make(1, 5, 4, 2), backend)
     u = values.pop("u").requires_grad_()
-    y = selective_scan(u, **values, backend="native")
+    y = selective_scan(u, **values, backend=backend)
     (du,) = torch.autograd.grad(y.square().sum(), u, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         du.sum().backward()
 
 
-@native
-def test_an_empty_batch_passes() -> None:
-    values = run(make(0, 5, 4, 3), "native")
+@on_each
+def test_an_empty_batch_passes(backend: str) -> None:
+    values = run(make(0, 5, 4, 3), backend)
     assert values["y"].shape == (0, 5, 4)
     assert torch.equal(values["A"], torch.zeros(4, 3))
 
 
-@native
+@on_each
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("requires", [True, False])
-def test_opcheck(keep: bool, requires: bool) -> None:
-    values = [value.requires_grad_(requires) for value in make(2, 19, 12, 4).values()]
+def test_opcheck(keep: bool, requires: bool, backend: str) -> None:
+    values = [value.requires_grad_(requires) for value in moved(make(2, 19, 12, 4), backend).values()]
     torch.library.opcheck(torch.ops.rmeeto.selective_scan.default, (*values, True, False, keep))
 
 
-@native
-def test_opcheck_backward() -> None:
-    values = list(make(2, 19, 12, 4).values())
+@on_each
+def test_opcheck_backward(backend: str) -> None:
+    values = list(moved(make(2, 19, 12, 4), backend).values())
     y, states = torch.ops.rmeeto.selective_scan(*values, True, True, True)
     needs = [True] * 6 + [False] * 3
     backward = torch.ops.rmeeto.selective_scan_backward.default
@@ -325,10 +333,10 @@ def test_the_flop_counter_sees_it(gate: bool) -> None:
     assert counter.get_total_flops() == 2 * once
 
 
-@native
+@on_each
 @pytest.mark.skipif(sys.platform == "win32", reason="torch.compile needs a compiler set up")
-def test_it_compiles_as_one_graph() -> None:
-    values = [value.requires_grad_() for value in make(2, 19, 12, 4).values()]
+def test_it_compiles_as_one_graph(backend: str) -> None:
+    values = [value.requires_grad_() for value in moved(make(2, 19, 12, 4), backend).values()]
 
     def both(*inputs: Tensor) -> Tensor:
         return selective_scan(*inputs) + selective_scan(*inputs, reverse=True)
@@ -367,12 +375,12 @@ def test_no_tokens_is_an_error() -> None:
         selective_scan(**make(2, 0, 4, 2))
 
 
-@native
-def test_autocast_mixes_types() -> None:
-    values = make(2, 19, 12, 4)
+@on_each
+def test_autocast_mixes_types(backend: str) -> None:
+    values = moved(make(2, 19, 12, 4), backend)
     for name in ("u", "z"):
         values[name] = values[name].bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(home(backend), dtype=torch.bfloat16):
         found = selective_scan(**values)
         with use_backend("reference"):
             wanted = selective_scan(**values)

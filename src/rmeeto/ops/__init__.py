@@ -3,8 +3,9 @@
 Selective scan, causal convolution, both with their projections as one bidirectional core, the linear layer, the norm;
 and the steps of a merge: who is most like whom, the new place of every token, the merged values.
 
-Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel. The native form
-is the torch op `rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
+Every op has a reference in plain PyTorch (the law for outputs and gradients) and a native CPU kernel; the scan and the
+convolution, whose references are loops, have Triton kernels for GPUs, too. With kernels an op is the torch op
+`rmeeto::<name>`, so torch.compile and torch.export see one node and the FLOP counter knows its cost.
 """
 
 from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_instruction_set

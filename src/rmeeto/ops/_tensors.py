@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+from rmeeto.ops._library import CHANNEL_PAD, CHUNK
 
 LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
 
@@ -33,6 +37,15 @@ def rows(x: Tensor | None) -> Tensor | None:
         return None
     x = x if x.dtype is torch.float32 else x.float()
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@overload
+def as_rows(x: Tensor) -> Tensor: ...
+@overload
+def as_rows(x: None) -> None: ...
+def as_rows(x: Tensor | None) -> Tensor | None:
+    """The tensor in its own type with a contiguous last dimension; token and batch strides may be anything."""
+    return x if x is None or x.stride(-1) == 1 else x.contiguous()
 
 
 @overload
@@ -67,3 +80,26 @@ def empty(like: Tensor) -> Tensor:
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd has to remember this call."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def on_device(x: Tensor) -> AbstractContextManager[object]:
+    """Inside, kernels are started on the tensor's own GPU."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def on_gpu(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module of Triton kernels, imported when it is first called: Triton is not everywhere."""
+    found: list[Callable[..., Any]] = []
+
+    def run(*arguments: Any) -> Any:
+        if not found:
+            found.append(getattr(import_module(module), name))
+        return found[0](*arguments)
+
+    return run
+
+
+def states_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+    """Of the states that a forward scan keeps for the backward one: (batch, chunks, state, padded channels)."""
+    batch, tokens, channels = u.shape
+    return batch, -(-tokens // CHUNK), A.shape[1], -(-channels // CHANNEL_PAD) * CHANNEL_PAD

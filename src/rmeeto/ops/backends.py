@@ -2,7 +2,10 @@
 
 - "reference": plain PyTorch, any device and dtype; the law for outputs and gradients.
 - "native": the compiled CPU kernels, float32, bfloat16 and float16.
-- "auto": native where it can run, else the reference, never silently: the first such call of an op warns.
+- "triton": Triton kernels of the scan and the convolution on a GPU, the same dtypes; there `bimamba` is composed of
+  them, and all other ops are torch's own, whose reference has no loop and is fast on a GPU.
+- "auto": native on a CPU and triton on a GPU where they can run, else the reference. Never silently slow: the first
+  call of an op that runs a slow reference warns.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import torch
 from torch import Tensor
 
 from rmeeto.errors import BackendError
-from rmeeto.ops import _library, _onednn
+from rmeeto.ops import _library, _onednn, _triton
 
 OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm", "token_match", "token_plan", "token_merge")
-NAMES = ("auto", "native", "reference")
+LOOPS = ("selective_scan", "causal_conv")  # their references walk over tokens or taps; Triton has kernels for them
+NAMES = ("auto", "native", "triton", "reference")
+DEVICES = {"native": "cpu", "triton": "cuda"}  # torch calls the GPUs of AMD cuda, too
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 INDICES = frozenset({torch.int64})
 
@@ -33,7 +38,7 @@ class SlowPathWarning(RuntimeWarning):
 
 @dataclass(frozen=True)
 class BackendReport:
-    """One op, one backend: does it exist here, does "auto" use it on the CPU, and why."""
+    """One op, one backend: does it exist here, does "auto" use it, on the CPU or on a GPU, and why."""
 
     op: str
     backend: str
@@ -44,7 +49,7 @@ class BackendReport:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Set the backend of all ops inside a `with` block: "reference", "native" or "auto".
+    """Set the backend of all ops inside a `with` block: "reference", "native", "triton" or "auto".
 
     The setting holds for the whole process, all threads; an op's own `backend=` argument wins over it.
     Raises BackendError for an unknown name.
@@ -68,40 +73,38 @@ def setting(requested: str | None) -> str:
 def runs(
     op: str, tensors: tuple[Tensor | None, ...], requested: str | None, kinds: frozenset[torch.dtype] = KINDS
 ) -> bool:
-    """Whether the native kernel is asked for and can be had. Raises BackendError where nothing else will do."""
+    """Whether a kernel is asked for and can be had. Raises BackendError where nothing else will do."""
     name = setting(requested)
-    if name == "reference":
+    if name == "reference" or (name == "triton" and op not in LOOPS):
         return False
-    why = _obstacle(tensors, kinds)
-    if why is not None and name == "native":
-        raise BackendError(f"{op} has no native kernel here: {why[0]}; {why[1]}")
+    why = _obstacle(op, tensors, name, kinds)
+    if why is not None and name != "auto":
+        raise BackendError(f"{op} has no {name} kernel here: {why[0]}; {why[1]}")
     return why is None
 
 
 def choose(
     op: str, tensors: tuple[Tensor | None, ...], requested: str | None, kinds: frozenset[torch.dtype] = KINDS
 ) -> bool:
-    """True: run the native kernel; False: run the reference, which is said once where it was not asked for."""
+    """True: run the kernel; False: run the reference, which is said once where it is slow and was not asked for."""
     if runs(op, tensors, requested, kinds):
         return True
-    if setting(requested) == "auto" and (why := _obstacle(tensors, kinds)) is not None:
+    slow = op in LOOPS or any(x is not None and x.is_cpu for x in tensors)
+    if slow and setting(requested) == "auto" and (why := _obstacle(op, tensors, "auto", kinds)) is not None:
         _warn_once(op, *why)
     return False
 
 
 def report() -> list[BackendReport]:
-    """What every backend of every op offers on this machine's CPU, for `rmeeto doctor`."""
-    problem = _library.problem()
-    info = _library.native_info()
+    """What every backend of every op offers on this machine, for `rmeeto doctor`."""
+    native, gpu = _native_report(), _triton.problem()
     rows = []
     for op in OPS:
-        if info is None:
-            rows.append(BackendReport(op, "native", False, False, f"{problem}; {_library.CURE}"))
-        else:
-            threads = f"{torch.get_num_threads()} threads" if info.openmp else "one thread, built without OpenMP"
-            rows.append(BackendReport(op, "native", True, True, f"{info.instruction_set}, {threads}, {info.compiler}"))
-        why = "float64 and other devices" if info else "no native kernels"
-        rows.append(BackendReport(op, "reference", True, info is None, f"plain PyTorch; used for {why}"))
+        rows += [BackendReport(op, "native", *native), BackendReport(op, "triton", *_triton_report(op, gpu))]
+        slow = "" if op in LOOPS else ", and on GPUs: it has no loop, torch's own ops are fast there"
+        slow = ", each of its parts by itself" if op == "bimamba" else slow
+        unused = "float64 and other devices" if native[0] else "no native kernels"
+        rows.append(BackendReport(op, "reference", True, not native[0], f"plain PyTorch; used for {unused}{slow}"))
     found = _onednn.available()
     why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"
     rows.append(BackendReport("linear", "native", found, found, why))
@@ -109,28 +112,57 @@ def report() -> list[BackendReport]:
     return rows
 
 
+def _native_report() -> tuple[bool, bool, str]:
+    info = _library.native_info()
+    if info is None:
+        return False, False, f"{_library.problem()}; {_library.CURE}"
+    threads = f"{torch.get_num_threads()} threads" if info.openmp else "one thread, built without OpenMP"
+    return True, True, f"{info.instruction_set}, {threads}, {info.compiler}"
+
+
+def _triton_report(op: str, problem: str | None) -> tuple[bool, bool, str]:
+    if op == "bimamba":
+        return False, False, "composed of causal_conv, linear and selective_scan"
+    if op not in LOOPS:
+        return False, False, "not needed: the reference is fast on a GPU"
+    if problem is not None:
+        return False, False, f"{problem}; {_triton.CURE}"
+    return True, True, f"kernels for {torch.cuda.get_device_name()}"
+
+
 def _check(name: str) -> None:
     if name not in NAMES:
         raise BackendError(f"backend {name!r} is unknown; it must be one of {', '.join(NAMES)}")
 
 
-def _obstacle(tensors: tuple[Tensor | None, ...], kinds: frozenset[torch.dtype]) -> tuple[str, str] | None:
-    """(why no native kernel runs on these tensors, the cure), or None."""
-    meta = False
-    for x in tensors:
-        if x is None:
-            continue
+def _obstacle(
+    op: str, tensors: tuple[Tensor | None, ...], name: str, kinds: frozenset[torch.dtype]
+) -> tuple[str, str] | None:
+    """(why no kernel of this backend, "auto" any, runs on these tensors, the cure), or None."""
+    given = [x for x in tensors if x is not None]
+    for x in given:
         if x.dtype not in kinds:
             return f"{x.dtype} has no kernel", "use float32, or say backend='reference'"
-        if x.is_cpu:
-            continue
-        if not x.is_meta:
-            return f"the tensors are on {x.device.type}, the kernels are for CPUs", "say backend='reference'"
-        meta = True
-    if meta:  # only shapes are computed
-        return None
-    problem = _library.problem()
-    return None if problem is None else (problem, _library.CURE)
+    homes = {x.device.type: None for x in given if not x.is_meta}
+    if not homes:  # only shapes are computed
+        problems = [_problem_of(known) for known in DEVICES]
+        return None if None in problems else problems[0]
+    home = next(iter(homes))
+    if len(homes) > 1:
+        return f"the tensors are on {' and '.join(homes)}", "move them to one device"
+    if name == "auto":
+        name = next((known for known, device in DEVICES.items() if device == home), "native")
+    if name == "triton" and op not in LOOPS:
+        return f"on a GPU {op} is torch's own", "say backend='reference'"
+    if DEVICES[name] != home:
+        kind = "CPUs" if name == "native" else "GPUs that torch calls cuda"
+        return f"the tensors are on {home}, the kernels are for {kind}", "say backend='reference'"
+    return _problem_of(name)
+
+
+def _problem_of(name: str) -> tuple[str, str] | None:
+    problem, cure = (_triton.problem(), _triton.CURE) if name == "triton" else (_library.problem(), _library.CURE)
+    return None if problem is None else (problem, cure)
 
 
 def _warn_once(op: str, why: str, cure: str) -> None:

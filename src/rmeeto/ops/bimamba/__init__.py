@@ -34,8 +34,8 @@ def bimamba(
     The native form keeps no delta, gates both directions at once and sums them in the cache. Results do not depend on
     the number of threads beyond what the library of matrix products does. It cannot be differentiated twice.
 
-    backend: "native", "reference" or "auto" (None: as `use_backend` says). Without native kernels the op is composed
-    of `causal_conv` and `selective_scan`, each by its own best backend.
+    backend: "native", "triton", "reference" or "auto" (None: as `use_backend` says). Without native kernels, and so on
+    every GPU, the op is composed of `causal_conv`, matrix products and `selective_scan`, each by its own best backend.
     Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.
     Source: Vim, arXiv 2401.09417, algorithm 1; VideoMamba, arXiv 2403.06977, sums where Vim averages.
     """

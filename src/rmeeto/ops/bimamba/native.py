@@ -12,10 +12,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._onednn import times_transposed, weight_gradient
 from rmeeto.ops._structs import ConvBackward, ConvForward, ScanBackward, ScanFlags, ScanForward, ScanInputs, run
-from rmeeto.ops._tensors import LIBRARY, dense, rows, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, dense, rows, states_shape, wants_gradient
 from rmeeto.ops.bimamba import cost
 from rmeeto.ops.bimamba.reference import Direction
-from rmeeto.ops.selective_scan.native import states_shape
 
 MAX_TAPS = 8
 _WIDTH = len(Direction._fields)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops.causal_conv import native as _native  # noqa: F401  (registers the torch ops)
+from rmeeto.ops.causal_conv import op as _op  # noqa: F401  (registers the torch ops)
 from rmeeto.ops.causal_conv.reference import causal_conv_reference
 
 __all__ = ["causal_conv", "causal_conv_reference"]
@@ -32,9 +32,9 @@ def causal_conv(
     Slices of larger projections cost no copy while their last dimension is contiguous. Half types are computed in
     float32; the result has x's dtype, every gradient its input's dtype. Nothing but x is kept for the backward pass.
 
-    backend: "native", "reference" or "auto" (None: as `use_backend` says, "auto" at first). Torch's FLOP counter sees
-    the native op by the formula of `cost`; the reference is counted as the plain PyTorch ops it is made of.
-    Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.
+    backend: "native", "triton", "reference" or "auto" (None: as `use_backend` says, "auto" at first). Torch's FLOP
+    counter sees the kernels by the formula of `cost`; the reference is counted as the plain PyTorch ops it is made of.
+    Raises ShapeError where shapes do not fit and BackendError where "native" or "triton" cannot run.
     Source: the convolution of the Mamba block, arXiv 2312.00752, figure 3.
     """
     if x.dim() != 3 or x.shape[1] < 1 or x.shape[2] < 1:

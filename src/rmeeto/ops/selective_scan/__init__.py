@@ -8,7 +8,7 @@ from torch import Tensor
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
 from rmeeto.ops._tensors import wants_gradient
-from rmeeto.ops.selective_scan import native as _native  # noqa: F401  (registers the torch ops)
+from rmeeto.ops.selective_scan import op as _op  # noqa: F401  (registers the torch ops)
 from rmeeto.ops.selective_scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_reference"]
@@ -39,12 +39,12 @@ def selective_scan(
     scan, flip back. `time` multiplies A per token: how much time passes there (1 where absent).
 
     Slices of larger projections cost no copy while their last dimension is contiguous. Half types are computed in
-    float32; the result has u's dtype, every gradient its input's dtype. The native kernel keeps one state in 16 tokens
-    for the backward pass; results do not depend on the number of threads. It cannot be differentiated twice.
+    float32; the result has u's dtype, every gradient its input's dtype. The kernels keep one state in 16 tokens
+    for the backward pass; results do not depend on the number of threads. They cannot be differentiated twice.
 
-    backend: "native", "reference" or "auto" (None: as `use_backend` says, "auto" at first). Torch's FLOP counter sees
-    the native op by the formula of `cost`; the reference is counted as the plain PyTorch ops it is made of.
-    Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.
+    backend: "native", "triton", "reference" or "auto" (None: as `use_backend` says, "auto" at first). Torch's FLOP
+    counter sees the kernels by the formula of `cost`; the reference is counted as the plain PyTorch ops it is made of.
+    Raises ShapeError where shapes do not fit and BackendError where "native" or "triton" cannot run.
     Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", equations 2a, 2b, 4.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, time)

@@ -1,0 +1,78 @@
+"""The causal convolution as the torch ops `rmeeto::causal_conv` and `rmeeto::causal_conv_backward`.
+
+What all devices share; what computes them is in native.py for CPUs and in triton.py for GPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops._tensors import LIBRARY, on_gpu, wants_gradient
+from rmeeto.ops.causal_conv import cost, native
+
+_GPU = "rmeeto.ops.causal_conv.triton"
+
+LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
+LIBRARY.define(
+    "causal_conv_backward(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool reverse, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: ARG001, FBT001
+    return x.new_empty(x.shape)
+
+
+def _backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reverse: bool,  # noqa: ARG001, FBT001
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    return tuple(
+        t.new_empty(t.shape) if t is not None and need else dy.new_empty(0, dtype=torch.float32)
+        for t, need in zip((x, weight, bias), needs, strict=True)
+    )
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: FBT001
+        with torch._C._AutoDispatchBelowAutograd():
+            y = torch.ops.rmeeto.causal_conv.default(x, weight, bias, reverse)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.reverse = reverse
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:3])
+        gradients = torch.ops.rmeeto.causal_conv_backward.default(dy, *ctx.saved_tensors, ctx.reverse, needs)
+        return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
+
+
+def _autograd(*arguments: Any) -> Tensor:
+    # A hand-written kernel for the Autograd key: torch.library.register_autograd would cost 50 microseconds a call.
+    if wants_gradient(arguments[:3]):
+        return _Conv.apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.rmeeto.causal_conv.default(*arguments)
+
+
+LIBRARY.impl("causal_conv", native.forward, "CPU")
+LIBRARY.impl("causal_conv_backward", native.backward, "CPU")
+LIBRARY.impl("causal_conv", on_gpu(_GPU, "forward"), "CUDA")
+LIBRARY.impl("causal_conv_backward", on_gpu(_GPU, "backward"), "CUDA")
+LIBRARY.impl("causal_conv", _autograd, "Autograd")
+torch.library.register_fake("rmeeto::causal_conv", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("rmeeto::causal_conv_backward", _backward_fake, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.causal_conv)(cost.forward_formula)
+register_flop_formula(torch.ops.rmeeto.causal_conv_backward)(cost.backward_formula)

@@ -1,0 +1,83 @@
+"""The selective scan as the torch ops `rmeeto::selective_scan` and `rmeeto::selective_scan_backward`.
+
+What all devices share; what computes them is in native.py for CPUs and in triton.py for GPUs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops._tensors import LIBRARY, on_gpu, states_shape, wants_gradient
+from rmeeto.ops.selective_scan import cost, native
+
+_GPU = "rmeeto.ops.selective_scan.triton"
+
+_INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? time"
+_TENSORS = 9
+
+LIBRARY.define(f"selective_scan({_INPUTS}, bool softplus, bool reverse, bool keep) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"selective_scan_backward(Tensor dy, Tensor states, {_INPUTS}, bool softplus, bool reverse, bool[] needs)"
+    f" -> ({', '.join(['Tensor'] * _TENSORS)})"
+)
+
+
+def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    u, A, keep = arguments[0], arguments[2], arguments[-1]
+    shape = states_shape(u, A) if keep else (0,)
+    return u.new_empty(u.shape), u.new_empty(shape, dtype=torch.float32)
+
+
+def _backward_fake(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    *inputs, _softplus, _reverse, needs = arguments
+    return tuple(
+        x.new_empty(x.shape) if x is not None and need else dy.new_empty(0, dtype=torch.float32)
+        for x, need in zip(inputs, needs, strict=True)
+    )
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, states = torch.ops.rmeeto.selective_scan.default(*arguments)
+        ctx.save_for_backward(*arguments[:_TENSORS], states)
+        ctx.softplus, ctx.reverse = arguments[_TENSORS], arguments[_TENSORS + 1]
+        ctx.mark_non_differentiable(states)
+        ctx.set_materialize_grads(False)
+        return y, states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, _states: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * (_TENSORS + 3)
+        *inputs, states = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:_TENSORS])
+        op = torch.ops.rmeeto.selective_scan_backward.default
+        gradients = op(dy, states, *inputs, ctx.softplus, ctx.reverse, needs)
+        return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None, None)
+
+
+def _autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
+    # A hand-written kernel for the Autograd key: torch.library.register_autograd would cost 50 microseconds a call.
+    if wants_gradient(arguments[:_TENSORS]):
+        return _Scan.apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.rmeeto.selective_scan.default(*arguments)
+
+
+LIBRARY.impl("selective_scan", native.forward, "CPU")
+LIBRARY.impl("selective_scan_backward", native.backward, "CPU")
+LIBRARY.impl("selective_scan", on_gpu(_GPU, "forward"), "CUDA")
+LIBRARY.impl("selective_scan_backward", on_gpu(_GPU, "backward"), "CUDA")
+LIBRARY.impl("selective_scan", _autograd, "Autograd")
+torch.library.register_fake("rmeeto::selective_scan", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("rmeeto::selective_scan_backward", _backward_fake, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.selective_scan)(cost.forward_formula)
+register_flop_formula(torch.ops.rmeeto.selective_scan_backward)(cost.backward_formula)
