@@ -75,7 +75,8 @@ def _machine(found: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items() if version)
     native = where.get("native")
     kernels = f"kernels for {native['instruction_set']} by {native['compiler']}" if native else "no native kernels"
-    return f"- {where['cpu']}, {where['cores']} cores, {where['threads']} threads, {kernels}; {packages}."
+    gpus = "".join(f", {name}" for name in where.get("gpus", ()))
+    return f"- {where['cpu']}, {where['cores']} cores, {where['threads']} threads{gpus}, {kernels}; {packages}."
 
 
 if __name__ == "__main__":
