@@ -21,7 +21,7 @@ from memory import resident
 from peers import Scan, mambapy, published, scan_inputs, transformers_scan
 from torch import Tensor
 
-from rmeeto.ops import selective_scan
+from rmeeto.ops import instruction_sets, selective_scan, use_instruction_set
 from rmeeto.ops.selective_scan import selective_scan_reference
 
 NATIVE, COMPILED = "rmeeto", "our reference, torch.compile"
@@ -53,6 +53,7 @@ def main() -> None:
     columns = ["scan", "by", "ms", "10-90 %", "rounds", "10^9 updates/s", "rmeeto is faster by"]
     report.show("scan", columns, rows)
     _scaling(report)
+    _instruction_sets(report)
     _memory(report)
     report.finish()
 
@@ -103,7 +104,7 @@ def _row(case: str, name: str, timing: Timing, native: Timing, updates: int) -> 
 
 
 def _scaling(report: Report) -> None:
-    """Our kernel on one thread and on all, and the backward pass beside the forward one."""
+    """Our kernel on one thread and on all."""
     options, rows = report.options, []
     threads = sorted({1, options.threads})
     for batch in (1, 16):
@@ -117,12 +118,27 @@ def _scaling(report: Report) -> None:
             scaled = f"{most.times_as_fast_as(one):.2f}x"
             speed = f"{inputs[0].numel() * options.state / most.median / 1e9:.2f}"
             rows.append([f"{kind}, batch {batch}", one.milliseconds()[0], most.milliseconds()[0], scaled, speed])
-        step, forward = (timings[f"{kind}, {options.threads} threads"].median for kind in reversed(calls))
-        report.figures[f"backward over forward, batch {batch}"] = step / forward - 1
-        report.remark(f"Batch {batch}: the backward pass takes {step / forward - 1:.2f} times the forward pass.")
     all_of_them = f"all threads ({options.threads}), ms"
     headers = ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"]
     report.show("scaling", headers, rows)
+
+
+def _instruction_sets(report: Report) -> None:
+    """Our kernel on every instruction set of this processor, and the backward pass beside the forward one."""
+    rows = []
+    for batch in (1, 16):
+        inputs = scan_inputs(batch, report.options.tokens, report.options.channels, report.options.state)
+        calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
+        for name in instruction_sets():
+            with use_instruction_set(name):
+                timings = in_turns(calls, report.options)
+            report.keep(f"{name}, batch {batch}", timings)
+            forward, both = (timings[kind].median for kind in calls)
+            speed = f"{inputs[0].numel() * report.options.state / forward / 1e9:.2f}"
+            times = [timings[kind].milliseconds()[0] for kind in calls]
+            rows.append([f"{name}, batch {batch}", *times, speed, f"{both / forward - 1:.2f}x"])
+    columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s", "backward / forward"]
+    report.show("scan_sets", columns, rows)
 
 
 def _memory(report: Report) -> None:

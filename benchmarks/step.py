@@ -2,7 +2,7 @@
 
     python benchmarks/step.py
 
-The demo's model (vim_nano, trained, 27 tokens leave at each of five merges), its un-merged self as the teacher, its
+The demo's model (vim_nano, trained, merged by the demo's schedule), its un-merged self as the teacher, its
 recipe (batch 32, distillation, clipping, AdamW); batches lie ready. Told are images a second on the native kernels
 and on the reference ops, in turns, and the shares of one profiled run: kernels and matrix products, the merge, all
 else. Figures of earlier versions are in docs/log.md.
