@@ -177,18 +177,57 @@ inline T *kept_states(T *states, int64_t batch, int64_t chunks, int64_t chunk, i
     return states + ((batch * chunks + chunk) * state) * padded + channel;
 }
 
-inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel_begin, V *scratch) {
-    const ScanInputsOf &c = call.in;
-    const int64_t channel_end = smaller(c.channels, channel_begin + kForwardGroup);
-    const int64_t vectors = ceil_div(channel_end - channel_begin, kLanes);
-    const int64_t chunks = ceil_div(c.tokens, kChunk), padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
-    V *A = scratch, *h = A + vectors * c.state, *W = h + vectors * c.state;
-    bool decays = true;
-    for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t channel = channel_begin + v * kLanes;
-        decays &= transpose_A(c.A + channel * c.state, c.state, c.channels - channel, A + v * c.state);
-        if (c.rank) transpose(c.W + channel * c.rank, c.rank, c.channels - channel, W + v * c.rank);
+// The parameters of one group of channels as vectors.
+struct Parameters {
+    V *A, *W;
+    bool decays;  // no rate is positive
+};
+
+// Those of all groups of some calls. They are the same for every image, so that a call lays them out once: `prepare`
+// each piece, then read.
+template <class Call>
+struct SharedParameters {
+    const Call *calls;
+    int64_t width, groups, pieces;  // channels of a group; pieces = groups of all calls
+    Scratch memory;
+    Parameters *all = nullptr;
+
+    SharedParameters(const Call *calls, int64_t count, int64_t width)
+        : calls(calls), width(width), groups(ceil_div(calls->in.channels, width)), pieces(count * groups),
+          memory(bytes(calls, count, width, groups)) {
+        if (!memory.block) return;
+        all = memory.array<Parameters>(pieces);
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+            const ScanInputsOf &c = calls[piece / groups].in;
+            all[piece].A = memory.vectors(width / kLanes * c.state);
+            all[piece].W = memory.vectors(width / kLanes * c.rank);
+        }
     }
+
+    static int64_t bytes(const Call *calls, int64_t count, int64_t width, int64_t groups) {
+        int64_t vectors = 0;
+        for (int64_t i = 0; i < count; ++i) vectors += groups * (width / kLanes) * (calls[i].in.state + calls[i].in.rank);
+        return vectors * int64_t(sizeof(V)) + count * groups * int64_t(sizeof(Parameters)) + 64;
+    }
+
+    void prepare(int64_t piece) {
+        const ScanInputsOf &c = calls[piece / groups].in;
+        Parameters &p = all[piece];
+        const int64_t begin = piece % groups * width, end = smaller(c.channels, begin + width);
+        p.decays = true;
+        for (int64_t channel = begin, v = 0; channel < end; channel += kLanes, ++v) {
+            p.decays &= transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * c.state);
+            if (c.rank) transpose(c.W + channel * c.rank, c.rank, c.channels - channel, p.W + v * c.rank);
+        }
+    }
+
+    const Parameters &of(int64_t call, int64_t group) const { return all[call * groups + group]; }
+};
+
+inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel_begin, const Parameters &p, V *h) {
+    const ScanInputsOf &c = call.in;
+    const int64_t vectors = ceil_div(smaller(kForwardGroup, c.channels - channel_begin), kLanes);
+    const int64_t chunks = ceil_div(c.tokens, kChunk), padded = ceil_div(c.channels, kChannelPad) * kChannelPad;
     memset(h, 0, vectors * c.state * sizeof(V));
     const ScanWalks w(c, batch);
     const Walk<float> out(call.y, batch, c.tokens, c.reverse);
@@ -206,13 +245,13 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
             fetch_ahead(w.u, first + kChunk, c.tokens, channel);
             if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
             fetch_ahead(w.z, first + kChunk, c.tokens, channel);
-            read_inputs(c, w, first, length, channel, W + v * c.rank, in);
+            read_inputs(c, w, first, length, channel, p.W + v * c.rank, in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
-            if (decays && in.forward_time)
-                forward_states<true>(in, w, first, length, c.state, A + v * c.state, state, y);
+            if (p.decays && in.forward_time)
+                forward_states<true>(in, w, first, length, c.state, p.A + v * c.state, state, y);
             else
-                forward_states<false>(in, w, first, length, c.state, A + v * c.state, state, y);
+                forward_states<false>(in, w, first, length, c.state, p.A + v * c.state, state, y);
             if (c.accumulate)
                 for (int64_t t = 0; t < length; ++t) y[t] += load(out.at(first + t) + channel, count);
             if (c.z.data) {
@@ -226,34 +265,28 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
     }
 }
 
-// Room for the vectors of one task of any of the calls.
-template <class Call>
-inline int64_t largest(const Call *calls, int64_t count, int64_t per_state, int64_t per_rank) {
-    int64_t most = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t size = per_state * calls[i].in.state + per_rank * calls[i].in.rank;
-        most = size > most ? size : most;
-    }
-    return most;
-}
-
 int scan_forward(const ScanForward *calls, int64_t count) {
     const ScanInputsOf &c = calls->in;
-    const int64_t groups = ceil_div(c.channels, kForwardGroup), tasks = c.batch * groups;
-    constexpr int64_t vectors = kForwardGroup / kLanes;
+    SharedParameters<ScanForward> parameters(calls, count, kForwardGroup);
+    if (!parameters.all) return 1;
+    const int64_t groups = parameters.groups, tasks = c.batch * groups;
+    int64_t state = 0;
+    for (int64_t i = 0; i < count; ++i) state = calls[i].in.state > state ? calls[i].in.state : state;
     int failed = 0;
 #pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
     {
-        Scratch scratch(largest(calls, count, 2 * vectors, vectors) * int64_t(sizeof(V)) + 64);
-        if (!scratch.block) {
+        Scratch own(kForwardGroup / kLanes * state * int64_t(sizeof(V)) + 64);
+        if (!own.block) {
 #pragma omp atomic write
             failed = 1;
         }
-        V *buffer = scratch.vectors(0);
+        V *h = own.vectors(0);
+#pragma omp for schedule(static)
+        for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task)
-            for (int64_t i = 0; scratch.block && i < count; ++i)
-                forward_task(calls[i], task / groups, task % groups * kForwardGroup, buffer);
+            for (int64_t i = 0; own.block && i < count; ++i)
+                forward_task(calls[i], task / groups, task % groups * kForwardGroup, parameters.of(i, task % groups), h);
     }
     return failed;
 }

@@ -15,10 +15,9 @@ struct BackwardChunk {
     V ddrive[kChunk], dstep[kChunk];   // dstep lacks the factor ln 2
 };
 
-// A task's own memory. Sizes in vectors: state * lanes-groups for A, dh, dA; chunk * state for dB, dC.
+// A task's own memory. Sizes in vectors: state * lanes-groups for dh, dA; chunk * state for dB, dC.
 struct BackwardScratch {
-    V *A, *W, *dh, *dA, *dB, *dC, *decay, *h;
-    float *dD, *dbias;
+    V *dh, *dA, *dB, *dC, *decay, *h;
 };
 
 // Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1.
@@ -92,6 +91,7 @@ RMEETO_INLINE void sweep_tile(BackwardChunk &b, int64_t length, const V *A, cons
 
 struct Tile {
     int64_t first, length, state, vector;
+    const V *A;          // rates of this vector's channels
     const float *start;  // kept states of this vector's channels
     int64_t start_stride;
 };
@@ -100,9 +100,9 @@ template <int S, bool Gated, bool Decays>
 inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, BackwardScratch &m) {
     const float *B = w.B.at(tile.first) + k, *C = w.C.at(tile.first) + k;
     const int64_t place = tile.vector * tile.state + k;
-    recompute_tile<S, Gated, Decays>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride,
+    recompute_tile<S, Gated, Decays>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
                                      tile.start + k * tile.start_stride, tile.start_stride, m.decay, m.h);
-    sweep_tile<S>(b, tile.length, m.A + place, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
+    sweep_tile<S>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
                   m.dB + k, m.dC + k, tile.state);
 }
 
@@ -184,18 +184,12 @@ inline void write_token_sums(const Walk<float> &out, int64_t first, int64_t leng
     for (int64_t t = 0; t < length; ++t) memcpy(out.at(first + t), flat + t * width, width * sizeof(float));
 }
 
-inline void backward_task(const ScanBackward &call, const Partials &p, int64_t batch, int64_t group,
-                          BackwardScratch &m) {
+inline void backward_task(const ScanBackward &call, const Parameters &own, const Partials &p, int64_t batch,
+                          int64_t group, BackwardScratch &m) {
     const ScanInputsOf &c = call.in;
     const int64_t channel_begin = group * kBackwardGroup;
     const int64_t vectors = ceil_div(smaller(kBackwardGroup, c.channels - channel_begin), kLanes);
     const int64_t chunks = ceil_div(c.tokens, kChunk), state = c.state, n = c.tokens, e = c.channels;
-    bool decays = true;
-    for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t channel = channel_begin + v * kLanes;
-        decays &= transpose_A(c.A + channel * state, state, e - channel, m.A + v * state);
-        if (c.rank) transpose(c.W + channel * c.rank, c.rank, e - channel, m.W + v * c.rank);
-    }
     memset(m.dh, 0, vectors * state * sizeof(V));
     memset(m.dA, 0, vectors * state * sizeof(V));
     V dD[kBackwardGroup / kLanes] = {}, dbias[kBackwardGroup / kLanes] = {};
@@ -217,11 +211,11 @@ inline void backward_task(const ScanBackward &call, const Partials &p, int64_t b
         memset(dtime, 0, sizeof dtime);
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes;
-            prepare_chunk(c, w, o, first, length, channel, m.W + v * c.rank, b);
-            const Tile tile{first, length, state, v, kept_states(call.states, batch, chunks, chunk, state, e, channel),
-                            p.padded};
+            prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, b);
+            const float *start = kept_states(call.states, batch, chunks, chunk, state, e, channel);
+            const Tile tile{first, length, state, v, own.A + v * state, start, p.padded};
             const bool gated = o.dz.data != nullptr;
-            if (decays && b.in.forward_time)
+            if (own.decays && b.in.forward_time)
                 gated ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
             else
                 gated ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
@@ -302,11 +296,9 @@ inline int64_t lay_out(const ScanBackward &call, float *memory, Partials &p) {
     return total;
 }
 
-inline bool take_scratch(Scratch &memory, int64_t state, int64_t rank, BackwardScratch &m) {
+inline bool take_scratch(Scratch &memory, int64_t state, BackwardScratch &m) {
     const int64_t vectors = kBackwardGroup / kLanes;
     if (!memory.block) return false;
-    m.A = memory.vectors(vectors * state);
-    m.W = memory.vectors(vectors * rank);
     m.dh = memory.vectors(vectors * state);
     m.dA = memory.vectors(vectors * state);
     m.dB = memory.vectors(kChunk * state);
@@ -321,14 +313,14 @@ constexpr int64_t kMostCalls = 2;
 int scan_backward(const ScanBackward *calls, int64_t count) {
     const ScanInputsOf &c = calls->in;
     Partials partials[kMostCalls] = {};
-    int64_t total = 0, state = 0, rank = 0;
+    int64_t total = 0, state = 0;
     for (int64_t i = 0; i < count; ++i) {
         total += lay_out(calls[i], nullptr, partials[i]);
         state = calls[i].in.state > state ? calls[i].in.state : state;
-        rank = calls[i].in.rank > rank ? calls[i].in.rank : rank;
     }
+    SharedParameters<ScanBackward> parameters(calls, count, kBackwardGroup);
     Scratch memory(total * int64_t(sizeof(float)));
-    if (!memory.block) return 1;
+    if (!memory.block || !parameters.all) return 1;
     float *next = reinterpret_cast<float *>(memory.next);
     for (int64_t i = 0; i < count; ++i) next += lay_out(calls[i], next, partials[i]);
     const int64_t groups = partials->groups, tasks = c.batch * groups;
@@ -336,18 +328,20 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
 #pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
     {
         const int64_t vectors = kBackwardGroup / kLanes;
-        const int64_t size = vectors * (3 * state + rank) + 2 * kChunk * state + 8 * (2 * kChunk + 1);
+        const int64_t size = vectors * 2 * state + 2 * kChunk * state + 8 * (2 * kChunk + 1);
         Scratch own(size * int64_t(sizeof(V)) + 8 * 64);
         BackwardScratch m{};
-        const bool ready = take_scratch(own, state, rank, m);
+        const bool ready = take_scratch(own, state, m);
         if (!ready) {
 #pragma omp atomic write
             failed = 1;
         }
+#pragma omp for schedule(static)
+        for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tasks; ++task)
             for (int64_t i = 0; ready && i < count; ++i)
-                backward_task(calls[i], partials[i], task / groups, task % groups, m);
+                backward_task(calls[i], parameters.of(i, task % groups), partials[i], task / groups, task % groups, m);
         for (int64_t i = 0; i < count; ++i) {
 #pragma omp for schedule(static) nowait
             for (int64_t piece = 0; piece < pieces(calls[i].in); ++piece) add_partials(calls[i], partials[i], piece);

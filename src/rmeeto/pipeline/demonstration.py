@@ -22,7 +22,7 @@ from rmeeto.retrain.loop import CHECKPOINTS
 
 # Early and at once: after re-training the model is better than with as many token-layers taken away bit by bit, and
 # each merge costs time (docs/log.md).
-SCHEDULE = ScheduleSpec(removals=json.dumps([24, 24, 24, 24, 0, 0, 0, 0, 0, 0, 0, 0]))
+SCHEDULE = ScheduleSpec(removals=json.dumps([25, 25, 25, 25, 0, 0, 0, 0, 0, 0, 0, 0]))
 RECIPE = Recipe(
     epochs=5,
     batch_size=32,
