@@ -108,7 +108,7 @@ inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile
 
 template <bool Gated, bool Decays>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
-    int64_t k = 0;
+    int64_t k = 0;  // eight states and their sums at a time: only AVX-512 has the registers
     for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Decays>(b, w, tile, k, m);
     for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Decays>(b, w, tile, k, m);
     for (; k < tile.state; ++k) backward_tile<1, Gated, Decays>(b, w, tile, k, m);

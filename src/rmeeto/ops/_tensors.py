@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import Any, overload
+from types import ModuleType
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._library import CHANNEL_PAD, CHUNK
 
 LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
+Kernel: TypeAlias = Callable[..., Any]
 
 
 @overload
@@ -87,9 +90,31 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def on_gpu(module: str, name: str) -> Callable[..., Any]:
+def register(
+    op: str, *, native: ModuleType, gpu: str, autograd: Kernel, fakes: tuple[Kernel, Kernel], flops: ModuleType
+) -> None:
+    """Register `rmeeto::<op>` and `rmeeto::<op>_backward`, which are defined already.
+
+    Args:
+        op: its name.
+        native: module whose `forward` and `backward` compute it on a CPU.
+        gpu: name of the module whose `forward` and `backward` compute it on a GPU.
+        autograd: the forward op with gradients. A hand-written kernel for the Autograd key:
+            torch.library.register_autograd would cost 50 microseconds a call.
+        fakes: shapes of both.
+        flops: module of `forward_formula` and `backward_formula`.
+    """
+    LIBRARY.impl(op, autograd, "Autograd")
+    for name, way, fake in zip((op, f"{op}_backward"), ("forward", "backward"), fakes, strict=True):
+        LIBRARY.impl(name, getattr(native, way), "CPU")
+        LIBRARY.impl(name, on_gpu(gpu, way), "CUDA")
+        torch.library.register_fake(f"rmeeto::{name}", fake, lib=LIBRARY)
+        register_flop_formula(getattr(torch.ops.rmeeto, name))(getattr(flops, f"{way}_formula"))
+
+
+def on_gpu(module: str, name: str) -> Kernel:
     """A function of a module of Triton kernels, imported when it is first called: Triton is not everywhere."""
-    found: list[Callable[..., Any]] = []
+    found: list[Kernel] = []
 
     def run(*arguments: Any) -> Any:
         if not found:

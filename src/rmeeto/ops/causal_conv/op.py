@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
-from rmeeto.ops._tensors import LIBRARY, on_gpu, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
 from rmeeto.ops.causal_conv import cost, native
-
-_GPU = "rmeeto.ops.causal_conv.triton"
 
 LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
 LIBRARY.define(
@@ -60,19 +57,17 @@ class _Conv(torch.autograd.Function):
 
 
 def _autograd(*arguments: Any) -> Tensor:
-    # A hand-written kernel for the Autograd key: torch.library.register_autograd would cost 50 microseconds a call.
     if wants_gradient(arguments[:3]):
         return _Conv.apply(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.rmeeto.causal_conv.default(*arguments)
 
 
-LIBRARY.impl("causal_conv", native.forward, "CPU")
-LIBRARY.impl("causal_conv_backward", native.backward, "CPU")
-LIBRARY.impl("causal_conv", on_gpu(_GPU, "forward"), "CUDA")
-LIBRARY.impl("causal_conv_backward", on_gpu(_GPU, "backward"), "CUDA")
-LIBRARY.impl("causal_conv", _autograd, "Autograd")
-torch.library.register_fake("rmeeto::causal_conv", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::causal_conv_backward", _backward_fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.causal_conv)(cost.forward_formula)
-register_flop_formula(torch.ops.rmeeto.causal_conv_backward)(cost.backward_formula)
+register(
+    "causal_conv",
+    native=native,
+    gpu="rmeeto.ops.causal_conv.triton",
+    autograd=_autograd,
+    fakes=(_forward_fake, _backward_fake),
+    flops=cost,
+)

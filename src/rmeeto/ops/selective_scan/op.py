@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
-from rmeeto.ops._tensors import LIBRARY, on_gpu, states_shape, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, states_shape, wants_gradient
 from rmeeto.ops.selective_scan import cost, native
-
-_GPU = "rmeeto.ops.selective_scan.triton"
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? time"
 _TENSORS = 9
@@ -65,19 +62,17 @@ class _Scan(torch.autograd.Function):
 
 
 def _autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
-    # A hand-written kernel for the Autograd key: torch.library.register_autograd would cost 50 microseconds a call.
     if wants_gradient(arguments[:_TENSORS]):
         return _Scan.apply(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.rmeeto.selective_scan.default(*arguments)
 
 
-LIBRARY.impl("selective_scan", native.forward, "CPU")
-LIBRARY.impl("selective_scan_backward", native.backward, "CPU")
-LIBRARY.impl("selective_scan", on_gpu(_GPU, "forward"), "CUDA")
-LIBRARY.impl("selective_scan_backward", on_gpu(_GPU, "backward"), "CUDA")
-LIBRARY.impl("selective_scan", _autograd, "Autograd")
-torch.library.register_fake("rmeeto::selective_scan", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::selective_scan_backward", _backward_fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.selective_scan)(cost.forward_formula)
-register_flop_formula(torch.ops.rmeeto.selective_scan_backward)(cost.backward_formula)
+register(
+    "selective_scan",
+    native=native,
+    gpu="rmeeto.ops.selective_scan.triton",
+    autograd=_autograd,
+    fakes=(_forward_fake, _backward_fake),
+    flops=cost,
+)
