@@ -5,7 +5,8 @@ import torch
 
 from rmeeto.errors import ShapeError
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.embed import PatchEmbed, fit_positions, resize_frames, resize_positions
+from rmeeto.models.embed import PatchDropout, PatchEmbed, fit_positions, resize_frames, resize_positions
+from rmeeto.tokens import Tokens
 
 SIZES = {"patch_size": 4, "in_chans": 1, "embed_dim": 3, "depth": 1, "num_classes": 2}
 
@@ -76,3 +77,39 @@ def test_weights_are_fitted_and_what_cannot_be_is_left(frames):
     assert fitted["head.bias"] is state["head.bias"]
     odd = {"pos_embed": torch.ones(1, 12, 3)}
     assert fit_positions(odd, config)["pos_embed"] is odd["pos_embed"]
+
+
+def numbered(batch: int, n: int, place: int) -> Tokens:
+    """Tokens that hold their own number."""
+    x = torch.arange(float(n)).view(1, n, 1).expand(batch, -1, 2)
+    return Tokens(x=x, places=torch.full((batch, 1), place))
+
+
+@pytest.mark.parametrize(
+    ("n", "place", "share", "before", "after"),
+    [(17, 8, 0.5, 4, 4), (17, 0, 0.5, 0, 8), (10, 4, 0.5, 2, 3), (10, 4, 0.24, 4, 4), (9, 4, 0.99, 1, 1)],
+)
+def test_patches_are_left_out_on_either_side_and_the_rest_keep_their_order(n, place, share, before, after):
+    tokens, likings = numbered(3, n, place), torch.rand(3, n)
+    left = PatchDropout(place).leave_out(tokens, share, likings)
+    assert left.places.tolist() == [[before]] * 3
+    assert left.x.shape == (3, before + 1 + after, 2)
+    for image in range(3):
+        stay = left.x[image, :, 0].long()
+        assert stay.tolist() == sorted(stay.tolist())
+        assert stay[before] == place
+        for side in (slice(0, place), slice(place + 1, n)):
+            gone = sorted(set(range(n)[side]) - set(stay.tolist()))
+            kept = [token for token in stay.tolist() if token in range(n)[side]]
+            assert all(likings[image, token] >= likings[image, gone].max() for token in kept if gone)
+
+
+def test_patches_are_left_out_in_training_alone_and_in_other_numbers_each_time():
+    layer, tokens = PatchDropout(32), numbered(2, 65, 32)
+    assert layer(tokens) is tokens
+    layer.rate = 0.5
+    assert layer.eval()(tokens) is tokens
+    lengths = {layer.train()(tokens).x.shape[1] for _ in range(40)}
+    assert len(lengths) > 5
+    assert min(lengths) >= 33
+    assert max(lengths) > 50

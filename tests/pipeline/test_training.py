@@ -71,8 +71,11 @@ def test_the_average_is_the_model_where_one_is_kept(photos: DataSpec, tmp_path: 
     assert average.read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
-def test_drop_path_ends_with_training(photos: DataSpec, tmp_path: Path) -> None:
-    _pretrain(photos, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1, drop_path=0.5))
+@pytest.mark.parametrize("dropping", [{"drop_path": 0.5}, {"patch_drop": 0.9}])
+def test_dropping_ends_with_training(dropping: dict[str, float], photos: DataSpec, tmp_path: Path) -> None:
+    plain = _pretrain(photos, tmp_path / "plain", recipe=dataclasses.replace(RECIPE, epochs=1))
+    run = _pretrain(photos, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1, **dropping))
+    assert run.epochs[-1]["loss"] != plain.epochs[-1]["loss"]
     model = rmeeto.load(tmp_path)
     assert isinstance(model, Vim)
     images = torch.randn(4, 3, 8, 8)

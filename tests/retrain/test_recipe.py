@@ -43,6 +43,7 @@ from rmeeto.retrain import PUBLISHED, Recipe
         ({"eps": 0.0}, "eps is 0.0"),
         ({"clip_grad": 0.0}, "clip_grad is 0.0"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"patch_drop": -0.1}, "patch_drop is -0.1"),
         ({"distill_weight": -1.0}, "distill_weight is -1.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"mixup": -0.1}, "mixup is -0.1"),
@@ -119,13 +120,13 @@ def test_learning_rate_scales_with_the_batch():
 
 
 def test_every_field_has_a_reader():
-    """A setting that nobody reads is a promise broken; drop_path is read by whoever builds the student."""
+    """A setting that nobody reads is a promise broken; the droppings are read by whoever builds the student."""
     room = Path(rmeeto.retrain.recipe.__file__).parent
     derived = (Recipe.peak_lr.fget, Recipe.mixes.fget, Recipe.micro_batch)
     text = "".join(inspect.getsource(function).replace("self.", "recipe.") for function in derived)
     text += "".join(path.read_text(encoding="utf-8") for path in room.glob("*.py") if path.name != "recipe.py")
     unread = [f.name for f in dataclasses.fields(Recipe) if not re.search(rf"\brecipe\.{f.name}\b", text)]
-    assert unread == ["drop_path"]
+    assert unread == ["drop_path", "patch_drop"]
 
 
 def test_every_field_is_explained():

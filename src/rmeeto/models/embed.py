@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from rmeeto._shapes import Float
 from rmeeto.errors import ShapeError
 from rmeeto.models.configs import VimConfig
+from rmeeto.tokens import Tokens, at_rows
 
 
 class PatchEmbed(nn.Module):
@@ -53,6 +55,46 @@ def place_class_token(
     """(b, n - 1, c) patches and a (1, 1, c) class token -> (b, n, c) with the class token at `place`."""
     one = class_token.expand(patches.shape[0], -1, -1)
     return torch.cat((patches[:, :place], one, patches[:, place:]), dim=1)
+
+
+class PatchDropout(nn.Module):
+    """Leave out patches of each image while training; those that stay keep their order and their positions.
+
+    As many on either side of the class token in every image, so that it has one place in the whole batch (timm's layer
+    of this name is for class tokens in front).
+
+    Args:
+        class_place: where the class token stands.
+
+    Attributes:
+        rate: the largest share that is left out; each call draws its own between 0 and this one.
+    """
+
+    def __init__(self, class_place: int) -> None:
+        super().__init__()
+        self.class_place = class_place
+        self.rate = 0.0
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        if not (self.training and self.rate):
+            return tokens
+        shape = tokens.x.shape[:2]
+        return self.leave_out(tokens, self.rate * torch.rand(()).item(), torch.rand(shape, device=tokens.x.device))
+
+    def leave_out(self, tokens: Tokens, share: float, likings: Float[Tensor, "b n"]) -> Tokens:
+        """Tokens without those that are liked least.
+
+        Args:
+            tokens: as they enter the first block.
+            share: of the patches on either side that is left out, rounded down.
+            likings: (b, n), anything that can be compared; that of the class token is not looked at.
+        """
+        place, n = self.class_place, tokens.x.shape[1]
+        before = likings[:, :place].topk(place - int(share * place), dim=1, sorted=False).indices
+        after = likings[:, place + 1 :]
+        after = after.topk(after.shape[1] - int(share * (n - 1 - place)), dim=1, sorted=False).indices + place + 1
+        stay = torch.cat((before, torch.full_like(after[:, :1], place), after), dim=1).sort(dim=1).values
+        return replace(tokens, x=at_rows(tokens.x, stay), places=torch.full_like(tokens.places, before.shape[1]))
 
 
 def new_parameter(*shape: int) -> nn.Parameter:

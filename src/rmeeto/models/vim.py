@@ -19,6 +19,7 @@ from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.models import intermediates, stack
 from rmeeto.models.configs import GlobalPool, VimConfig
 from rmeeto.models.embed import (
+    PatchDropout,
     PatchEmbed,
     new_parameter,
     place_class_token,
@@ -57,6 +58,7 @@ class Vim(nn.Module):
             None if config.num_frames is None else nn.Parameter(torch.zeros(1, config.num_frames, config.embed_dim))
         )
         self.patch_embed = PatchEmbed(config)
+        self.patch_drop = PatchDropout(config.class_place)
         self.layers = nn.ModuleList(stack.Block(config) for _ in range(config.depth))
         self.slots = nn.ModuleList(nn.Identity() for _ in range(config.depth))
         self.norm_f: nn.Module = nn.RMSNorm(config.embed_dim, eps=config.norm_eps)
@@ -162,6 +164,7 @@ class Vim(nn.Module):
             table = resize_frames(self.temporal_pos_embedding.detach(), new.num_frames)
             self.temporal_pos_embedding = _like(self.temporal_pos_embedding, table)
         self.patch_embed.input_shape = new.input_shape
+        self.patch_drop.class_place = new.class_place
         update_model_input_size(self, new.img_size)  # what timm's data configuration and export read
 
     def positions(self) -> Float[Tensor, "1 n c"]:
@@ -174,7 +177,7 @@ class Vim(nn.Module):
         """(b, in_chans, [frames,] height, width) images or videos -> tokens with class token and positions."""
         place = self.config.class_place
         x = place_class_token(self.patch_embed(images), self.cls_token, place) + self.positions()
-        return Tokens(x=x, places=torch.full((x.shape[0], 1), place, device=x.device))
+        return self.patch_drop(Tokens(x=x, places=torch.full((x.shape[0], 1), place, device=x.device)))
 
     def forward_tokens(self, images: Float[Tensor, "b channels *size"]) -> Tokens:
         """Tokens after the last block and its slot, before the final norm."""

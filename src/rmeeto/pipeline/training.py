@@ -15,6 +15,7 @@ from rmeeto.errors import DataError, OutputError, SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
 from rmeeto.hub.bundle import CONFIG
+from rmeeto.models import Vim
 from rmeeto.models.stack import set_drop_path
 from rmeeto.pipeline.command import typed
 from rmeeto.pipeline.evidence import picture_first_batch
@@ -158,7 +159,7 @@ def run_training(
     *,
     watch: Watch,
 ) -> Run:
-    """Train `opened.model` in place; at the end it holds the last weights, in eval mode, without drop-path.
+    """Train `opened.model` in place; at the end it holds the last weights, in eval mode, and drops nothing.
 
     The last, not the best: choosing by the validation images would make their accuracy look better than it is.
     Where the recipe keeps a moving average, it is the average.
@@ -170,7 +171,7 @@ def run_training(
     data.bad.keep_in(output / BAD_IMAGES)
     if processes.is_main and not (output / FIRST_BATCH).exists():
         picture_first_batch(data, augment, recipe.seed, output / FIRST_BATCH)
-    set_drop_path(opened.model, recipe.drop_path)
+    _set_dropping(opened.model, recipe.drop_path, recipe.patch_drop)
     share = Share(processes.index, processes.count, recipe.accumulate)
     run = train(
         opened.model,
@@ -187,9 +188,15 @@ def run_training(
     last = Checkpoints(output / CHECKPOINTS).last() if processes.is_main else output
     last = last if recipe.ema_decay is None else last.with_name(EMA)
     load_weights(opened.model, processes.told(read_weights(last) if processes.is_main else {}), str(last))
-    set_drop_path(opened.model, 0.0)
+    _set_dropping(opened.model, 0.0, 0.0)
     opened.model.eval()
     return run
+
+
+def _set_dropping(model: Vim, paths: float, patches: float) -> None:
+    """Rates of what is dropped while training, in place."""
+    set_drop_path(model, paths)
+    model.patch_drop.rate = patches
 
 
 def validation(data: Data, watch: Watch) -> Callable[[nn.Module], Accuracy]:

@@ -186,7 +186,7 @@ class _Run:
 
     def close(self) -> None:
         """End the bar and the trackers, and give the student its layers back, whatever happened."""
-        self.stepper.dropped.close()
+        self.stepper.dropping.close()
         self.progress.close()
         self.trackers.close()
 

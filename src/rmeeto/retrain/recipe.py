@@ -46,6 +46,8 @@ class Recipe:
         eps: of AdamW.
         clip_grad: largest norm of all gradients together; None does not clip.
         drop_path: rate of the last block, linear over depth; read by whoever builds the student.
+        patch_drop: largest share of an image's patches that a step leaves out; each step draws its own between 0 and
+            this one; read by whoever builds the student.
         distill_weight: factor of the teacher's KL divergence; unread without a teacher.
         temperature: of the distillation, 1 leaves the logits as they are.
         mixup: alpha of mixup, 0 is off.
@@ -78,6 +80,7 @@ class Recipe:
     eps: float = 1e-8
     clip_grad: float | None = None
     drop_path: float = 0.1
+    patch_drop: float = 0.0
     distill_weight: float = 0.5
     temperature: float = 1.0
     mixup: float = 0.8
@@ -103,7 +106,7 @@ class Recipe:
         for name in ("lr", "clip_grad", "time_limit"):
             value = getattr(self, name)
             self._check(name, value is None or (_is_real(value) and value > 0), "a number above 0, or None")
-        for name in ("drop_path", "smoothing"):
+        for name in ("drop_path", "patch_drop", "smoothing"):
             self._check(name, _is_real(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mixup_prob", "mixup_switch_prob"):
             self._check(name, _is_real(getattr(self, name)) and 0 <= getattr(self, name) <= 1, "in [0, 1]")

@@ -12,7 +12,7 @@ from rmeeto.data import Share, places_in_step
 from rmeeto.errors import DataError, SettingsError, ShapeError
 from rmeeto.retrain.batches import next_batch
 from rmeeto.retrain.distill import DistillationLoss, Mixed, Mixer
-from rmeeto.retrain.drop_path import DroppedPaths
+from rmeeto.retrain.dropping import Dropping
 from rmeeto.retrain.optimise import adamw
 from rmeeto.retrain.parallel import Held, Sharded
 from rmeeto.retrain.recipe import Recipe
@@ -56,7 +56,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.mixer = Mixer(recipe, classes)
         self.share = Share(*process, recipe.accumulate)
-        self.dropped = DroppedPaths(held.trained, recipe.seed)
+        self.dropping = Dropping(held.trained, recipe.seed)
         self.loss = DistillationLoss(recipe.distill_weight, recipe.temperature)
 
     def take(self, batches: Iterator[Batch], step: int) -> Tensor:
@@ -78,7 +78,7 @@ class Stepper:
             mixed = self._mixed(*next_batch(batches), step)
             taught = self._taught(mixed.images)
             places = places_in_step(self.share, part, self.micro_batch)
-            self.dropped.draw(step, self.recipe.batch_size, places, self.device)
+            self.dropping.draw(step, self.recipe.batch_size, places, self.device)
             with self.held.accumulating(last=part == parts - 1):
                 with self._autocast():
                     logits = self.held.model(mixed.images)
