@@ -19,11 +19,11 @@ inline void arrange_weight(const float *weight, const float *bias, int64_t chann
     }
 }
 
+// Tokens [begin, end) in the order of the convolution.
 template <int K>
-inline void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin, const V *weight) {
+void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin, int64_t end, const V *weight) {
     const Walk<const float> x(c.x, batch, c.tokens, c.reverse);
     const Walk<float> y(c.y, batch, c.tokens, c.reverse);
-    const int64_t end = smaller(c.tokens, begin + kConvTokens);
     for (int64_t l = begin; l < end; ++l) {
         const V *w = weight;
         const int64_t taps = smaller(K, l + 1);
@@ -50,22 +50,43 @@ inline int64_t arranged_size(const Call &c) {
     return ceil_div(c.channels, kLanes) * (c.taps + 1);
 }
 
+// Run<K>::run for so many taps.
+template <template <int> class Run>
+auto by_taps(int64_t taps) -> decltype(+Run<1>::run) {
+    switch (taps) {
+        case 1: return Run<1>::run;
+        case 2: return Run<2>::run;
+        case 3: return Run<3>::run;
+        case 4: return Run<4>::run;
+        case 5: return Run<5>::run;
+        case 6: return Run<6>::run;
+        case 7: return Run<7>::run;
+        default: return Run<kMaxTaps>::run;
+    }
+}
+
 template <int K>
-int conv_forward_taps(const ConvForward *calls, int64_t count) {
+struct ConvForwardTask {
+    static constexpr auto run = conv_forward_task<K>;
+};
+
+int conv_forward(const ConvForward *calls, int64_t count) {
     const ConvForward &c = *calls;
     const int64_t blocks = ceil_div(c.tokens, kConvTokens), tasks = c.batch * blocks, size = arranged_size(c);
     Scratch scratch(count * size * int64_t(sizeof(V)));
     if (!scratch.block) return 1;
     V *weight = scratch.vectors(0);
     for (int64_t i = 0; i < count; ++i)
-        arrange_weight(calls[i].weight, calls[i].bias, c.channels, K, weight + i * size);
+        arrange_weight(calls[i].weight, calls[i].bias, c.channels, c.taps, weight + i * size);
+    const auto run = by_taps<ConvForwardTask>(c.taps);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads < tasks ? c.threads : tasks)) \
     if (c.threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task)
         for (int64_t i = 0; i < count; ++i) {
             // a reversed walk counts from the end: take the block that holds the same rows
             const int64_t block = calls[i].reverse ? blocks - 1 - task % blocks : task % blocks;
-            conv_forward_task<K>(calls[i], task / blocks, block * kConvTokens, weight + i * size);
+            const int64_t begin = block * kConvTokens, end = smaller(c.tokens, begin + kConvTokens);
+            run(calls[i], task / blocks, begin, end, weight + i * size);
         }
     return 0;
 }
@@ -147,30 +168,13 @@ int conv_backward_taps(const ConvBackward *calls, int64_t count) {
     return 0;
 }
 
-template <template <int> class Run, class Call>
-int by_taps(const Call *calls, int64_t count) {
-    switch (calls->taps) {
-        case 1: return Run<1>::run(calls, count);
-        case 2: return Run<2>::run(calls, count);
-        case 3: return Run<3>::run(calls, count);
-        case 4: return Run<4>::run(calls, count);
-        case 5: return Run<5>::run(calls, count);
-        case 6: return Run<6>::run(calls, count);
-        case 7: return Run<7>::run(calls, count);
-        default: return Run<kMaxTaps>::run(calls, count);
-    }
-}
-
-template <int K>
-struct ConvForwardRun {
-    static int run(const ConvForward *calls, int64_t count) { return conv_forward_taps<K>(calls, count); }
-};
 template <int K>
 struct ConvBackwardRun {
-    static int run(const ConvBackward *calls, int64_t count) { return conv_backward_taps<K>(calls, count); }
+    static constexpr auto run = conv_backward_taps<K>;
 };
 
-int conv_forward(const ConvForward *calls, int64_t count) { return by_taps<ConvForwardRun>(calls, count); }
-int conv_backward(const ConvBackward *calls, int64_t count) { return by_taps<ConvBackwardRun>(calls, count); }
+int conv_backward(const ConvBackward *calls, int64_t count) {
+    return by_taps<ConvBackwardRun>(calls->taps)(calls, count);
+}
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Chooses the instruction set once, at run time, and offers the C functions that Python calls.
 #include "rmeeto.h"
 
+#include <cstdlib>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -16,6 +18,8 @@ extern const Kernels avx512;
 #endif
 
 namespace {
+
+constexpr int64_t kMostKept = int64_t(64) << 20;  // bytes; more than that is given back by the next smaller call
 
 bool can_run(const Kernels &kernels) {
 #if defined(RMEETO_HAVE_AVX2) || defined(RMEETO_HAVE_AVX512)
@@ -56,13 +60,33 @@ const Kernels *&current() {
 
 const Kernels &chosen() { return *current(); }
 
+// What one thread keeps. Asking the system anew in every call would cost a page fault for each 4 KiB, more than some
+// kernels themselves.
+struct Kept {
+    void *block = nullptr;
+    int64_t bytes = 0;
+    ~Kept() { free(block); }
+};
+
 }  // namespace
+
+void *kept_scratch(int64_t bytes) {
+    thread_local Kept kept;
+    const bool wasteful = kept.bytes > kMostKept && bytes <= kMostKept;
+    if (bytes > kept.bytes || wasteful) {
+        free(kept.block);
+        kept.block = malloc(bytes);
+        kept.bytes = kept.block ? bytes : 0;
+    }
+    return kept.block;
+}
+
 }  // namespace rmeeto
 
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 4; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 5; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
 
@@ -111,6 +135,9 @@ RMEETO_EXPORT int rmeeto_norm_forward(const void *calls, int64_t count) {
 }
 RMEETO_EXPORT int rmeeto_norm_backward(const void *calls, int64_t count) {
     return chosen().norm_backward(static_cast<const NormBackward *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_block_forward(const void *calls, int64_t count) {
+    return chosen().block_forward(static_cast<const BlockForward *>(calls), count);
 }
 RMEETO_EXPORT int rmeeto_token_match(const void *calls, int64_t count) {
     return chosen().token_match(static_cast<const TokenMatch *>(calls), count);

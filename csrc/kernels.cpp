@@ -1,5 +1,5 @@
 // Compiled once per instruction set, with RMEETO_ISA naming the table of functions and RMEETO_ISA_NAME its words.
-#include "conv.h"
+#include "block.h"
 #include "merge.h"
 #include "norm.h"
 #include "scan_backward.h"
@@ -33,6 +33,6 @@ void map(int64_t function, int64_t count, const float *x, float *y) {
 namespace rmeeto {
 extern const Kernels RMEETO_ISA;
 const Kernels RMEETO_ISA = {RMEETO_ISA_NAME, scan_forward, scan_backward, conv_forward, conv_backward,
-                           norm_forward,    norm_backward, token_match,  token_plan,
-                           token_merge,     token_merge_backward, map};
+                           norm_forward,    norm_backward, block_forward, token_match,
+                           token_plan,      token_merge,   token_merge_backward, map};
 }  // namespace rmeeto

@@ -1,14 +1,13 @@
 // Who merges into whom: the similarities of two sets of tokens tile by tile, of which only each source's best is kept,
-// then the numbers of the new sequence.
+// then the numbers of the new sequence. Equal tokens are exactly equally alike: see `tile`.
 #pragma once
 #include "norm.h"
+#include "product.h"
 
 namespace {
 
-constexpr int64_t kSources = kLanes == 16 ? 8 : 4;  // sources of a tile
-constexpr int64_t kWide = kLanes == 4 ? 2 : 3;      // vectors of destinations of a tile: what the registers hold
-constexpr int64_t kSourceBlock = 64;                // sources of one task; fixed, so that nothing depends on threads
-constexpr int kMemory = 1, kOutside = 2;            // what a kernel answers where memory ran out, or a number is no place
+constexpr int64_t kSourceBlock = 64;      // sources of one task; fixed, so that nothing depends on threads
+constexpr int kMemory = 1, kOutside = 2;  // what a kernel answers where memory ran out, or a number is no place
 
 // A destination and how like it is to a source. A NaN is more than any number, and the first of equal ones wins, as in
 // torch.
@@ -20,28 +19,6 @@ struct Ranked {
 RMEETO_INLINE bool exceeds(float a, float b) { return a > b || (a != a && b == b); }
 RMEETO_INLINE bool ahead(Ranked a, Ranked b) {
     return exceeds(a.value, b.value) || (!exceeds(b.value, a.value) && a.place < b.place);
-}
-
-template <int W, int... I>
-RMEETO_INLINE void exchange(V *a, V *b, Indices<I...>) {
-    const V first = *a, second = *b;
-#if defined(__clang__) || __GNUC__ >= 12
-    *a = __builtin_shufflevector(first, second, (I & W ? RMEETO_LANES + (I & ~W) : I)...);
-    *b = __builtin_shufflevector(first, second, (I & W ? RMEETO_LANES + I : (I | W))...);
-#else
-    *a = __builtin_shuffle(first, second, VI{(I & W ? RMEETO_LANES + (I & ~W) : I)...});
-    *b = __builtin_shuffle(first, second, VI{(I & W ? RMEETO_LANES + I : (I | W))...});
-#endif
-}
-
-template <int W>
-RMEETO_INLINE void transpose(V *v) {
-    if constexpr (W < RMEETO_LANES) {
-        RMEETO_UNROLL
-        for (int i = 0; i < RMEETO_LANES; ++i)
-            if (!(i & W)) exchange<W>(v + i, v + (i | W), AllLanes());
-        transpose<2 * W>(v);
-    }
 }
 
 // The places of the patch tokens of one image in row order; false where what is given is no place.
@@ -75,7 +52,7 @@ struct Matched {
         : patches(m.tokens - m.protecteds),
           sources((patches - m.first + 1) / 2),
           destinations(patches - sources),
-          padded(ceil_div(sources, kSources) * kSources),
+          padded(ceil_div(sources, kTileRows) * kTileRows),
           vectors(ceil_div(destinations, kLanes)) {}
 
     int64_t bytes(const TokenMatch &m) const {
@@ -149,35 +126,6 @@ inline void pack_destinations(const TokenMatch &m, const Matched &w, int64_t bat
 
 enum Similarity { kCosine, kL1, kL2 };
 
-// Every pair's sum is added up in the order of the columns, whatever the tile: equal tokens are exactly equally alike.
-template <int N, bool Apart>
-RMEETO_INLINE void tile(const float *source, int64_t width, const float *panel, V (*sums)[kWide]) {
-    V total[kSources][N] = {};
-    for (int64_t c = 0; c < width; ++c) {
-        V d[N];
-        RMEETO_UNROLL
-        for (int n = 0; n < N; ++n) d[n] = load(panel + (c * N + n) * kLanes);
-        RMEETO_UNROLL
-        for (int i = 0; i < kSources; ++i) {
-            const V s = splat(source[i * width + c]);
-            RMEETO_UNROLL
-            for (int n = 0; n < N; ++n)
-                total[i][n] += Apart ? (V)((VI)(s - d[n]) & 0x7fffffff) : s * d[n];
-        }
-    }
-    RMEETO_UNROLL
-    for (int i = 0; i < kSources; ++i)
-        RMEETO_UNROLL
-    for (int n = 0; n < N; ++n) sums[i][n] = Apart ? -total[i][n] : total[i][n];
-}
-
-template <bool Apart>
-inline void tile_of(int64_t wide, const float *source, int64_t width, const float *panel, V (*sums)[kWide]) {
-    if (wide == 1) return tile<1, Apart>(source, width, panel, sums);
-    if (wide == 2) return tile<2, Apart>(source, width, panel, sums);
-    tile<kWide, Apart>(source, width, panel, sums);
-}
-
 inline VI lane_numbers() {
     int32_t lanes[kLanes];
     for (int i = 0; i < kLanes; ++i) lanes[i] = i;
@@ -229,12 +177,12 @@ RMEETO_INLINE void against_all(const TokenMatch &m, const Matched &w, int64_t ba
     for (int64_t panel = 0; panel < w.vectors; panel += kWide) {
         const int64_t wide = smaller(kWide, w.vectors - panel);
         const float *columns = w.panels + (batch * w.vectors + panel) * kLanes * m.width;
-        for (int64_t s = begin; s < end; s += kSources) {
-            V sums[kSources][kWide];
+        for (int64_t s = begin; s < end; s += kTileRows) {
+            V sums[kTileRows][kWide];
             const float *source = w.source + (batch * w.padded + s) * m.width;
-            if (m.similarity == kL1) tile_of<true>(wide, source, m.width, columns, sums);
-            else tile_of<false>(wide, source, m.width, columns, sums);
-            for (int64_t i = 0; i < kSources; ++i)
+            if (m.similarity == kL1) tile_of<kTileRows, true>(wide, source, m.width, m.width, columns, sums);
+            else tile_of<kTileRows, false>(wide, source, m.width, m.width, columns, sums);
+            for (int64_t i = 0; i < kTileRows; ++i)
                 for (int64_t n = 0; n < wide; ++n) {
                     const int64_t first = (panel + n) * kLanes;
                     V v = sums[i][n];

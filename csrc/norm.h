@@ -42,20 +42,21 @@ inline float inverse_root(const float *x, int64_t channels, double eps) {
     return 1.0f / __builtin_sqrtf(sum_of_squares(x, channels) / float(channels) + float(eps));
 }
 
+inline void norm_row(const float *x, const float *weight, int64_t channels, double eps, float *y) {
+    const float root = inverse_root(x, channels, eps);
+    for (int64_t c = 0; c < channels; c += kLanes) {
+        const int64_t count = channels - c;
+        store(y + c, load(x + c, count) * root * load(weight + c, count), count);
+    }
+}
+
 int norm_forward(const NormForward *calls, int64_t) {
     const NormForward &n = *calls;
     const int64_t rows = n.batch * n.tokens, tasks = ceil_div(rows, kNormRows);
 #pragma omp parallel for num_threads(int(n.threads < tasks ? n.threads : tasks)) if (n.threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task)
-        for (int64_t row = task * kNormRows; row < smaller(rows, (task + 1) * kNormRows); ++row) {
-            const float *x = row_of(n.x, n.tokens, row);
-            const float root = inverse_root(x, n.channels, n.eps);
-            float *y = n.y + row * n.channels;
-            for (int64_t c = 0; c < n.channels; c += kLanes) {
-                const int64_t count = n.channels - c;
-                store(y + c, load(x + c, count) * root * load(n.weight + c, count), count);
-            }
-        }
+        for (int64_t row = task * kNormRows; row < smaller(rows, (task + 1) * kNormRows); ++row)
+            norm_row(row_of(n.x, n.tokens, row), n.weight, n.channels, n.eps, n.y + row * n.channels);
     return 0;
 }
 

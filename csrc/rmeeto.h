@@ -87,6 +87,25 @@ struct NormBackward {
     float *dweight;  // (channels)
 };
 
+// A whole block without gradients: hidden = W_out mixer(W_in norm(x)), y = x + hidden, the mixer in both directions. y,
+// hidden and p are dense.
+struct BlockDirection {
+    const float *conv_weight, *conv_bias;  // (channels, taps), (channels)
+    const float *projection;               // (rank + 2 state, channels)
+    const float *dt_weight, *dt_bias;      // (channels, rank), (channels)
+    const float *A_log, *D;                // (channels, state), (channels)
+    float *p;                              // (batch, tokens, rank + 2 state): dt, B and C
+};
+
+struct BlockForward {
+    int64_t batch, tokens, width, channels, state, rank, taps, threads;
+    double eps, scale;
+    In x, time;
+    const float *norm, *in_proj, *out_proj;  // (width), (2 channels, width), (width, channels)
+    BlockDirection ways[2];                  // forward, backward
+    float *y, *hidden;                       // (batch, tokens, width)
+};
+
 // Every second patch token from row `first` on is a source; the `rank`-th most similar of the others is its destination.
 // similarity: 0 cosine, 1 minus the L1 distance, 2 minus the squared L2 distance of the normalised rows.
 struct TokenMatch {
@@ -145,12 +164,16 @@ struct Kernels {
     int (*conv_backward)(const ConvBackward *, int64_t count);
     int (*norm_forward)(const NormForward *, int64_t count);
     int (*norm_backward)(const NormBackward *, int64_t count);
+    int (*block_forward)(const BlockForward *, int64_t count);
     int (*token_match)(const TokenMatch *, int64_t count);
     int (*token_plan)(const TokenPlan *, int64_t count);
     int (*token_merge)(const TokenMerge *, int64_t count);
     int (*token_merge_backward)(const TokenMergeBackward *, int64_t count);
     void (*map)(int64_t function, int64_t count, const float *x, float *y);  // for the tests of exp and friends
 };
+
+// Scratch memory that the calling thread keeps from call to call (see dispatch.cpp); null where memory ran out.
+void *kept_scratch(int64_t bytes);
 
 constexpr int64_t kChunk = 16;    // tokens between two kept states
 constexpr int64_t kChannelPad = 16;  // kept states are padded to a multiple of this many channels

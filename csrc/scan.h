@@ -27,9 +27,14 @@ inline Out rows(float *data, int64_t tokens, int64_t width) { return Out{data, t
 
 // A matrix (channels, width) as vectors over channels, [width][lanes].
 inline void transpose(const float *rows, int64_t width, int64_t count, V *out) {
+    int64_t first = 0;
+    for (; count >= kLanes && first + kLanes <= width; first += kLanes) {
+        for (int64_t i = 0; i < kLanes; ++i) out[first + i] = load(rows + i * width + first);
+        transpose<1>(out + first);
+    }
     float *lanes = reinterpret_cast<float *>(out);
     for (int64_t i = 0; i < kLanes; ++i)
-        for (int64_t k = 0; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
+        for (int64_t k = first; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
 }
 
 // A transposed, times log2(e). True when no rate is positive.

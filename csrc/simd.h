@@ -107,6 +107,29 @@ inline void lane_sums(const V *rows, int64_t count, float *out) {
     }
 }
 
+template <int W, int... I>
+RMEETO_INLINE void exchange(V *a, V *b, Indices<I...>) {
+    const V first = *a, second = *b;
+#if defined(__clang__) || __GNUC__ >= 12
+    *a = __builtin_shufflevector(first, second, (I & W ? RMEETO_LANES + (I & ~W) : I)...);
+    *b = __builtin_shufflevector(first, second, (I & W ? RMEETO_LANES + I : (I | W))...);
+#else
+    *a = __builtin_shuffle(first, second, VI{(I & W ? RMEETO_LANES + (I & ~W) : I)...});
+    *b = __builtin_shuffle(first, second, VI{(I & W ? RMEETO_LANES + I : (I | W))...});
+#endif
+}
+
+// kLanes vectors: rows become columns.
+template <int W>
+RMEETO_INLINE void transpose(V *v) {
+    if constexpr (W < RMEETO_LANES) {
+        RMEETO_UNROLL
+        for (int i = 0; i < RMEETO_LANES; ++i)
+            if (!(i & W)) exchange<W>(v + i, v + (i | W), AllLanes());
+        transpose<2 * W>(v);
+    }
+}
+
 RMEETO_INLINE bool any(VI mask) {
     int32_t lanes[kLanes], found = 0;
     memcpy(lanes, &mask, sizeof mask);
@@ -270,13 +293,18 @@ RMEETO_INLINE void apply(V *x, int64_t count) {
     }
 }
 
-// Scratch memory on a 64-byte boundary, freed at the end of the scope.
+RMEETO_INLINE char *aligned(void *memory) {
+    return reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t(63));
+}
+
+// Scratch memory on a 64-byte boundary, freed at the end of the scope where it is not somebody else's.
 struct Scratch {
     void *block = nullptr;
     char *next = nullptr;
     explicit Scratch(int64_t bytes) : block(malloc(bytes + 64)) {
-        if (block) next = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(block) + 63) & ~uintptr_t(63));
+        if (block) next = aligned(block);
     }
+    explicit Scratch(void *others) : next(aligned(others)) {}
     ~Scratch() { free(block); }
     Scratch(const Scratch &) = delete;
     Scratch &operator=(const Scratch &) = delete;

@@ -18,19 +18,13 @@ from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.schedule import MergeMode
 
 
-class TimeSteps(Sequence[Tensor]):
-    """Per direction (b, n, e) time steps W dt, before bias and softplus, made when they are asked for.
+class _PerDirection(Sequence[Tensor]):
+    """One tensor per direction of a scan, made when somebody asks for it: most of them nobody does."""
 
-    Args:
-        dt: per direction (b, n, R).
-        weight: per direction (e, R).
-    """
-
-    def __init__(self, dt: Sequence[Tensor], weight: Sequence[Tensor]) -> None:
-        self._dt, self._weight = tuple(dt), tuple(weight)
+    _held: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        return len(self._dt)
+        return len(self._held)
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
@@ -38,8 +32,43 @@ class TimeSteps(Sequence[Tensor]):
     def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
     def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(index, slice):
-            return TimeSteps(self._dt[index], self._weight[index])
-        return linear(self._dt[index], self._weight[index])
+            return tuple(map(self._made, range(len(self))[index]))
+        return self._made(range(len(self))[index])
+
+    def _made(self, direction: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Columns(_PerDirection):
+    """Per direction (b, n, d) columns of what a mixer projected.
+
+    Args:
+        projected: per direction (b, n, R + 2s).
+        first: of the columns.
+        count: d.
+    """
+
+    def __init__(self, projected: tuple[Tensor, ...], first: int, count: int) -> None:
+        self._held, self._first, self._count = projected, first, count
+
+    def _made(self, direction: int) -> Tensor:
+        return self._held[direction].narrow(-1, self._first, self._count)
+
+
+class TimeSteps(_PerDirection):
+    """Per direction (b, n, e) time steps W dt, before bias and softplus.
+
+    Args:
+        projected: per direction (b, n, R + 2s), dt in front.
+        weight: per direction (e, R).
+    """
+
+    def __init__(self, projected: tuple[Tensor, ...], weight: tuple[Tensor, ...]) -> None:
+        self._held, self._weight = projected, weight
+
+    def _made(self, direction: int) -> Tensor:
+        weight = self._weight[direction]
+        return linear(self._held[direction].narrow(-1, 0, weight.shape[1]), weight)
 
 
 @dataclass(frozen=True)
@@ -48,15 +77,15 @@ class Features:
 
     Attributes:
         hidden: (b, n, c) the mixer's output before drop-path and residual sum (the paper's X).
-        B: per direction (b, n, s) input matrices of the scan.
-        C: per direction (b, n, s) output matrices of the scan.
+        B: per direction (b, n, s) input matrices of the scan; a mixer gives `Columns`.
+        C: per direction (b, n, s) output matrices of the scan; a mixer gives `Columns`.
         delta: per direction (b, n, e) time steps before bias and softplus; a mixer gives `TimeSteps`.
         q, k, v: per head (b, n, d) queries, keys and values of attention; only where a slot `reads` them.
     """
 
     hidden: Float[Tensor, "b n c"]
-    B: tuple[Float[Tensor, "b n s"], ...] = ()
-    C: tuple[Float[Tensor, "b n s"], ...] = ()
+    B: Sequence[Float[Tensor, "b n s"]] = ()
+    C: Sequence[Float[Tensor, "b n s"]] = ()
     delta: Sequence[Float[Tensor, "b n e"]] = ()
     q: tuple[Float[Tensor, "b n d"], ...] = ()
     k: tuple[Float[Tensor, "b n d"], ...] = ()

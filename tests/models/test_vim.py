@@ -11,6 +11,7 @@ from torch import nn
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.models import Vim, VimConfig, cast_weights, create
 from rmeeto.models.embed import place_class_token
+from rmeeto.models.layers import Linear
 from rmeeto.reduction import attach
 from rmeeto.schedule import Schedule
 
@@ -303,3 +304,66 @@ def test_compiles_as_one_graph(removals):
     with torch.inference_mode():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(images), model(images))
+
+
+class Doubled(Linear):
+    """A layer of somebody's own."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def _class_of_in_proj(block):
+    block.mixer.in_proj.__class__ = Doubled
+
+
+def _own_norm(block):
+    block.norm.forward = lambda x: 2 * x
+
+
+def _patched(block):
+    block.mixer.out_proj.register_forward_hook(lambda _module, _inputs, out: 2 * out)
+
+
+def _watched_before(block):
+    block.mixer.register_forward_pre_hook(lambda _module, inputs: (2 * inputs[0], *inputs[1:]))
+
+
+def _other_projection(block):
+    block.mixer.in_proj = nn.Linear(block.mixer.in_proj.in_features, block.mixer.in_proj.out_features)
+
+
+@pytest.mark.parametrize("change", [_class_of_in_proj, _own_norm, _patched, _watched_before, _other_projection])
+def test_what_somebody_changed_in_a_block_is_not_passed_over(change):
+    model, images = small(), torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        before = model(images)
+        change(model.layers[1])
+        after, wanted = model(images), _by_parts(model, images)
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, wanted)
+
+
+def _by_parts(model, images):
+    tokens = model.embed(images)
+    for block in model.layers:
+        if block is model.layers[1]:
+            tokens = replace(tokens, x=tokens.x + block.mixer(block.norm(tokens.x)).hidden)
+        else:
+            tokens = block(tokens)
+    return model.head(model.pool(tokens))
+
+
+def test_a_block_in_one_go_gives_what_its_parts_give():
+    model, images, called = small(), torch.randn(2, 3, 12, 12), []
+    with torch.no_grad():
+        in_one_go = model(images)
+        handles = [block.mixer.register_forward_hook(lambda *_: called.append(1)) for block in model.layers]
+        torch.testing.assert_close(model(images), in_one_go, rtol=1e-5, atol=1e-6)
+        assert len(called) == len(model.layers)
+        for handle in handles:
+            handle.remove()
+        handle = nn.modules.module.register_module_forward_hook(lambda *_: called.append(1))
+        model(images)
+        handle.remove()
+    assert len(called) > 2 * len(model.layers)

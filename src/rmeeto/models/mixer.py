@@ -11,7 +11,7 @@ from rmeeto._shapes import Float
 from rmeeto.models.configs import VimConfig
 from rmeeto.models.layers import Linear
 from rmeeto.ops import Direction, bimamba
-from rmeeto.tokens import Features, TimeSteps
+from rmeeto.tokens import Columns, Features, TimeSteps
 
 
 class Mixer(nn.Module):
@@ -55,16 +55,22 @@ class Mixer(nn.Module):
         Returns:
             the mixer's output as `hidden`, and B, C and delta of both directions.
         """
-        directions = (
+        y, projected = bimamba(self.in_proj(x), self.directions, time, scale=self.scale)
+        return self.features(self.out_proj(y), projected)
+
+    @property
+    def directions(self) -> tuple[Direction, Direction]:
+        """The parameters of both directions."""
+        return (
             self._direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
             self._direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
         )
-        y, projected = bimamba(self.in_proj(x), directions, time, scale=self.scale)
-        dt, B, C = zip(
-            *(p.split([self.time_rank, self.state_size, self.state_size], dim=-1) for p in projected), strict=True
-        )
-        delta = TimeSteps(dt, (self.dt_proj.weight, self.dt_proj_b.weight))
-        return Features(hidden=self.out_proj(y), B=B, C=C, delta=delta)
+
+    def features(self, hidden: Tensor, projected: tuple[Tensor, Tensor]) -> Features:
+        """(b, n, c) output and per direction (b, n, R + 2s) dt, B and C -> what `forward` returns."""
+        rank, state = self.time_rank, self.state_size
+        delta = TimeSteps(projected, (self.dt_proj.weight, self.dt_proj_b.weight))
+        return Features(hidden, Columns(projected, rank, state), Columns(projected, rank + state, state), delta)
 
     @staticmethod
     def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, D: Tensor) -> Direction:

@@ -9,8 +9,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rmeeto import ops
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.layers import RMSNorm
+from rmeeto.models.layers import Linear, RMSNorm, is_bare, is_watched
 from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
@@ -25,8 +26,25 @@ class Block(nn.Module):
         self.drop_path = DropPath(0.0)
 
     def forward(self, tokens: Tokens) -> Tokens:
+        if self._is_one():
+            weights = self.norm.weight, self.mixer.in_proj.weight, self.mixer.directions, self.mixer.out_proj.weight
+            made = ops.block(tokens.x, *weights, tokens.time, eps=self.norm.eps, scale=self.mixer.scale)
+            return replace(tokens, x=made.y, features=self.mixer.features(made.hidden, made.projected))
         features = self.mixer(self.norm(tokens.x), tokens.time)
         return replace(tokens, x=tokens.x + self.drop_path(features.hidden), features=features)
+
+    def _is_one(self) -> bool:
+        """Whether nobody has changed or watches a part, so that all parts may be computed in one go."""
+        mixer = self.mixer
+        return (
+            is_bare(mixer, Mixer)
+            and is_bare(self.norm, RMSNorm)
+            and is_bare(mixer.in_proj, Linear)
+            and is_bare(mixer.out_proj, Linear)
+            and is_bare(self.drop_path, DropPath)
+            and not (self.training and self.drop_path.drop_prob)
+            and not is_watched()
+        )
 
 
 # How a block is run: its plain call, or another that gives the same.

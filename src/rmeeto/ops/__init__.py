@@ -11,6 +11,7 @@ convolution, whose references are loops, have Triton kernels for GPUs, too. With
 from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_instruction_set
 from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
 from rmeeto.ops.bimamba import Direction, bimamba
+from rmeeto.ops.block import Blocked, block
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
 from rmeeto.ops.rms_norm import rms_norm
@@ -21,11 +22,13 @@ from rmeeto.ops.token_plan import token_plan
 
 __all__ = [
     "BackendReport",
+    "Blocked",
     "Direction",
     "Match",
     "NativeInfo",
     "SlowPathWarning",
     "bimamba",
+    "block",
     "causal_conv",
     "instruction_sets",
     "linear",

@@ -13,9 +13,10 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 4
+ABI = 5
 KERNELS = (
     *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
+    "rmeeto_block_forward",
     *(f"rmeeto_token_{step}" for step in ("match", "plan", "merge", "merge_backward")),
 )
 OUTSIDE = 2  # what a kernel answers where an index is none

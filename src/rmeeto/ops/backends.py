@@ -21,7 +21,12 @@ from torch import Tensor
 from rmeeto.errors import BackendError
 from rmeeto.ops import _library, _onednn, _triton
 
-OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm", "token_match", "token_plan", "token_merge")
+OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm", "block", "token_match", "token_plan", "token_merge")
+# Composed of other ops where they have no kernel; what of.
+_COMPOSED = {
+    "bimamba": "causal_conv, linear and selective_scan",
+    "block": "rms_norm, linear and bimamba",
+}
 LOOPS = ("selective_scan", "causal_conv")  # their references walk over tokens or taps; Triton has kernels for them
 NAMES = ("auto", "native", "triton", "reference")
 DEVICES = {"native": "cpu", "triton": "cuda"}  # torch calls the GPUs of AMD cuda, too
@@ -102,8 +107,9 @@ def report() -> list[BackendReport]:
     for op in OPS:
         rows += [BackendReport(op, "native", *native), BackendReport(op, "triton", *_triton_report(op, gpu))]
         slow = "" if op in LOOPS else ", and on GPUs: it has no loop, torch's own ops are fast there"
-        slow = ", each of its parts by itself" if op == "bimamba" else slow
+        slow = f", composed of {_COMPOSED[op]}" if op in _COMPOSED else slow
         unused = "float64 and other devices" if native[0] else "no native kernels"
+        unused = "gradients, half types and other devices" if op == "block" and native[0] else unused
         rows.append(BackendReport(op, "reference", True, not native[0], f"plain PyTorch; used for {unused}{slow}"))
     found = _onednn.available()
     why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"
@@ -121,8 +127,8 @@ def _native_report() -> tuple[bool, bool, str]:
 
 
 def _triton_report(op: str, problem: str | None) -> tuple[bool, bool, str]:
-    if op == "bimamba":
-        return False, False, "composed of causal_conv, linear and selective_scan"
+    if op in _COMPOSED:
+        return False, False, f"composed of {_COMPOSED[op]}"
     if op not in LOOPS:
         return False, False, "not needed: the reference is fast on a GPU"
     if problem is not None:

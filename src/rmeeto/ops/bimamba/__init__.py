@@ -49,22 +49,30 @@ def bimamba(
 def _check(xz: Tensor, directions: tuple[Direction, Direction], time: Tensor | None) -> None:
     if xz.dim() != 3 or xz.shape[1] < 1 or xz.shape[2] < 2 or xz.shape[2] % 2:
         raise ShapeError(f"xz has shape {tuple(xz.shape)}; it must be (batch, tokens, 2 * channels): join u and z")
-    channels = xz.shape[2] // 2
-    for name, direction in zip(("forward", "backward"), directions, strict=True):
-        state, rank = direction.A_log.shape[-1], direction.dt_weight.shape[-1]
-        wanted = {
-            "conv_weight": (channels, 1, direction.conv_weight.shape[-1]),
-            "conv_bias": (channels,),
-            "projection": (rank + 2 * state, channels),
-            "dt_weight": (channels, rank),
-            "dt_bias": (channels,),
-            "A_log": (channels, state),
-            "D": (channels,),
-        }
-        for field, shape in wanted.items():
-            if (found := tuple(getattr(direction, field).shape)) != shape:
-                raise ShapeError(
-                    f"{field} of the {name} direction has shape {found}; with this xz it must be {shape}: check it"
-                )
+    check_directions(xz.shape[2] // 2, directions)
     if time is not None and time.shape != xz.shape[:2]:
         raise ShapeError(f"time has shape {tuple(time.shape)}; with this xz it must be {tuple(xz.shape[:2])}: check it")
+
+
+def check_directions(channels: int, directions: tuple[Direction, Direction]) -> None:
+    """Raise ShapeError where a parameter does not fit so many channels."""
+    for name, direction in zip(("forward", "backward"), directions, strict=True):
+        state, rank = direction.A_log.shape[-1], direction.dt_weight.shape[-1]
+        wanted = (
+            (channels, 1, direction.conv_weight.shape[-1]),
+            (channels,),
+            (rank + 2 * state, channels),
+            (channels, rank),
+            (channels,),
+            (channels, state),
+            (channels,),
+        )
+        found = tuple(tensor.shape for tensor in direction)
+        if found == wanted:
+            continue
+        for field, shape, needed in zip(Direction._fields, found, wanted, strict=True):
+            if shape != needed:
+                raise ShapeError(
+                    f"{field} of the {name} direction has shape {tuple(shape)}; with {channels} channels it must be "
+                    f"{needed}: check it"
+                )

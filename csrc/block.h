@@ -1,0 +1,283 @@
+// A whole block in one go, without gradients: norm, projection, convolution, scan, gate, projection, sum. What lies
+// between is of one image at a time and stays in the caches; nothing but the results is written for all images.
+#pragma once
+#include "conv.h"
+#include "norm.h"
+#include "product.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr int64_t kRowFloats = 1 << 16;   // of rows that pass all panels of a weight in one go
+constexpr int64_t kCoreFloats = 1 << 18;  // of rows that may pass one panel after the other: a core's second cache
+constexpr int64_t kOwnImage = 16 << 20;   // bytes of one image up to which every thread has one for itself
+constexpr int64_t kLeastRows = 8;         // of a task where all threads share an image
+constexpr int64_t kManyImages = 4;        // from so many on, weights are laid out once for all of them
+
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline int64_t thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// How a product over the rows of an image is cut into tasks: some rows and all panels of a laid-out weight, or all rows
+// and one panel, which its task lays out.
+struct Cut {
+    bool laid_out;
+    int64_t tokens, rows;
+
+    Cut(const BlockForward &b, int64_t threads) : tokens(b.tokens) {
+        const int64_t widest = larger(b.width, b.channels);
+        laid_out = b.batch >= kManyImages || b.tokens * widest > kCoreFloats;
+        const int64_t rounds = ceil_div(b.tokens, larger(kRowFloats / widest, kLeastRows) * threads);
+        rows = larger(ceil_div(b.tokens, rounds * threads), kLeastRows);
+    }
+
+    int64_t row_tasks() const { return ceil_div(tokens, rows); }
+    int64_t tasks(const Panels &w) const { return laid_out ? row_tasks() : w.count; }
+    int64_t end(int64_t task) const { return smaller(tokens, (task + 1) * rows); }
+};
+
+// One image between its projections. The normed tokens lie where one direction's convolution will, the scan's result
+// where the other half was convolved. Rows are an odd number of cache lines apart: powers of two would crowd one
+// channel's tokens into a few sets of the first cache.
+struct BlockImage {
+    int64_t wide, narrow;  // floats from row to row
+    float *xz, *u[2];      // (tokens, 2 channels), (tokens, channels)
+
+    static int64_t odd(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
+    static int64_t narrow_of(const BlockForward &b) { return odd(larger(b.channels, b.width)); }
+    static int64_t bytes(const BlockForward &b) {
+        return b.tokens * (odd(2 * b.channels) + 2 * narrow_of(b)) * int64_t(sizeof(float)) + 4 * 64;
+    }
+
+    BlockImage(const BlockForward &b, void *others) : wide(odd(2 * b.channels)), narrow(narrow_of(b)) {
+        Scratch memory(others);
+        xz = memory.array<float>(b.tokens * wide);
+        for (float *&each : u) each = memory.array<float>(b.tokens * narrow);
+    }
+};
+
+// What each thread has for itself: a panel and the states of a scan.
+struct BlockThread {
+    float *panel;
+    V *h;
+
+    static int64_t panel_floats(const BlockForward &b) { return kWide * kLanes * larger(b.width, b.channels); }
+    static int64_t vectors(const BlockForward &b) { return kForwardGroup / kLanes * b.state; }
+    static int64_t bytes(const BlockForward &b) {
+        return panel_floats(b) * int64_t(sizeof(float)) + vectors(b) * int64_t(sizeof(V)) + 3 * 64;
+    }
+
+    BlockThread(const BlockForward &b, void *others) {
+        Scratch memory(others);
+        panel = memory.array<float>(panel_floats(b));
+        h = memory.vectors(vectors(b));
+    }
+};
+
+// Everything of a call that is the same for all images.
+struct BlockShared {
+    const BlockForward &b;
+    int64_t outputs;  // of the projection to dt, B and C
+    V *conv[2];
+    float *A[2];
+    Panels in, project[2], out;
+    ScanForward scans[2];
+
+    static int64_t bytes(const BlockForward &b, bool laid_out) {
+        const int64_t big = Panels::floats(2 * b.channels, b.width) + Panels::floats(b.width, b.channels);
+        const int64_t thin = 2 * (Panels::floats(b.rank + 2 * b.state, b.channels) + b.channels * b.state);
+        return ((laid_out ? big : 0) + thin + 2 * arranged_size(b) * kLanes) * int64_t(sizeof(float)) + 9 * 64;
+    }
+
+    Panels panels(const float *weight, int64_t outputs, int64_t inputs, Scratch *memory) const {
+        return Panels(weight, outputs, inputs,
+                      memory ? memory->array<float>(Panels::floats(outputs, inputs)) : nullptr);
+    }
+
+    BlockShared(const BlockForward &b, bool laid_out, Scratch &memory)
+        : b(b), outputs(b.rank + 2 * b.state), conv{memory.vectors(arranged_size(b)), memory.vectors(arranged_size(b))},
+          A{memory.array<float>(b.channels * b.state), memory.array<float>(b.channels * b.state)},
+          in(panels(b.in_proj, 2 * b.channels, b.width, laid_out ? &memory : nullptr)),
+          project{panels(b.ways[0].projection, outputs, b.channels, &memory),
+                  panels(b.ways[1].projection, outputs, b.channels, &memory)},
+          out(panels(b.out_proj, b.width, b.channels, laid_out ? &memory : nullptr)), scans{scan(0), scan(1)} {}
+
+    // One direction's scan, of no image yet.
+    ScanForward scan(int64_t way) const {
+        const BlockDirection &d = b.ways[way];
+        ScanForward call = {};
+        call.in.batch = call.in.threads = 1;
+        call.in.tokens = b.tokens;
+        call.in.channels = b.channels;
+        call.in.state = b.state;
+        call.in.rank = b.rank;
+        call.in.softplus = 1;
+        call.in.reverse = call.in.accumulate = way;
+        call.in.scale = b.scale;
+        call.in.A = A[way];
+        call.in.D = d.D;
+        call.in.bias = d.dt_bias;
+        call.in.W = d.dt_weight;
+        return call;
+    }
+
+    // Weights are laid out in so many pieces.
+    int64_t pieces() const { return project[0].count + project[1].count + 2 + (in.data ? in.count + out.count : 0); }
+
+    void prepare(int64_t piece) const {
+        const Panels *const all[] = {&project[0], &project[1], &in, &out};
+        if (piece < 2)
+            return arrange_weight(b.ways[piece].conv_weight, b.ways[piece].conv_bias, b.channels, b.taps, conv[piece]);
+        piece -= 2;
+        for (const Panels *panels : all) {
+            if (piece < panels->count) return panels->pack(piece, panels->place(piece));
+            piece -= panels->count;
+        }
+    }
+
+    // A = -exp(A_log) of a group of channels.
+    void rates(int64_t way, int64_t begin, int64_t end) const {
+        const int64_t last = end * b.state;
+        for (int64_t i = begin * b.state; i < last; i += kInStep * kLanes) {
+            V v[kInStep];
+            for (int64_t k = 0; k < kInStep; ++k)
+                v[k] = i + k * kLanes < last ? load(b.ways[way].A_log + i + k * kLanes, last - i - k * kLanes) : V{};
+            exps<kInStep>(v);
+            for (int64_t k = 0; k < kInStep && i + k * kLanes < last; ++k)
+                store(A[way] + i + k * kLanes, -v[k], last - i - k * kLanes);
+        }
+    }
+
+    void norm(const BlockImage &t, int64_t image, int64_t begin, int64_t end) const {
+        const float *x = b.x.data + image * b.x.batch_stride;
+        for (int64_t row = begin; row < end; ++row)
+            norm_row(x + row * b.x.token_stride, b.norm, b.width, b.eps, t.u[0] + row * t.narrow);
+    }
+
+    // Normed tokens to u and z beside each other.
+    void project_in(const BlockImage &t, const Cut &cut, int64_t task, float *room) const {
+        const int64_t width = 2 * b.channels, step = t.wide;
+        const int64_t begin = in.data ? task * cut.rows : 0, end = in.data ? cut.end(task) : b.tokens;
+        float *xz = t.xz + begin * step;
+        product(t.u[0] + begin * t.narrow, t.narrow, end - begin, in, in.data ? 0 : task, in.data ? in.count : task + 1,
+                room, [=](int64_t row, int64_t first, V v) { store(xz + row * step + first, v, width - first); });
+    }
+
+    // Rows [begin, end) of an image, convolved in both directions, and their dt, B and C.
+    void convolve(const BlockImage &t, int64_t image, int64_t begin, int64_t end) const {
+        const auto run = by_taps<ConvForwardTask>(b.taps);
+        const int64_t width = outputs;
+        for (int64_t way = 0; way < 2; ++way) {
+            ConvForward call = {};
+            call.batch = call.threads = 1;
+            call.tokens = b.tokens;
+            call.channels = b.channels;
+            call.taps = b.taps;
+            call.reverse = way;
+            call.x = {t.xz, 0, t.wide};
+            call.y = {t.u[way], 0, t.narrow};
+            run(call, 0, way ? b.tokens - end : begin, way ? b.tokens - begin : end, conv[way]);
+            float *p = b.ways[way].p + (image * b.tokens + begin) * width;
+            product(t.u[way] + begin * t.narrow, t.narrow, end - begin, project[way], 0, project[way].count, nullptr,
+                    [=](int64_t row, int64_t first, V v) { store(p + row * width + first, v, width - first); });
+        }
+    }
+
+    // One group of channels of an image through both scans.
+    void scan_group(const BlockImage &t, int64_t image, int64_t group, const SharedParameters<ScanForward> &parameters,
+                    V *h) const {
+        for (int64_t way = 0; way < 2; ++way) {
+            ScanForward call = scans[way];
+            const float *p = b.ways[way].p + image * b.tokens * outputs;
+            call.in.u = {t.u[way], 0, t.narrow};
+            call.in.delta = {p, 0, outputs};
+            call.in.B = {p + b.rank, 0, outputs};
+            call.in.C = {p + b.rank + b.state, 0, outputs};
+            if (way) call.in.z = {t.xz + b.channels, 0, t.wide};
+            if (b.time.data) call.in.time = {b.time.data + image * b.time.batch_stride, 0, b.time.token_stride};
+            call.y = {t.xz, 0, t.wide};
+            forward_task(call, 0, group * kForwardGroup, parameters.of(way, group), h);
+        }
+    }
+
+    // The scans' sum to the results.
+    void project_out(const BlockImage &t, int64_t image, const Cut &cut, int64_t task, float *room) const {
+        const int64_t begin = out.data ? task * cut.rows : 0, end = out.data ? cut.end(task) : b.tokens;
+        const int64_t width = b.width, first_row = image * b.tokens + begin, step = b.x.token_stride;
+        const float *x = b.x.data + image * b.x.batch_stride + begin * step;
+        float *hidden = b.hidden + first_row * width, *y = b.y + first_row * width;
+        product(t.xz + begin * t.wide, t.wide, end - begin, out, out.data ? 0 : task, out.data ? out.count : task + 1,
+                room, [=](int64_t row, int64_t first, V v) {
+                    const int64_t count = width - first;
+                    store(hidden + row * width + first, v, count);
+                    store(y + row * width + first, load(x + row * step + first, count) + v, count);
+                });
+    }
+};
+
+int block_forward(const BlockForward *calls, int64_t) {
+    const BlockForward &b = *calls;
+    const int64_t threads = b.threads;
+    const bool own_image = threads == 1 || BlockImage::bytes(b) <= kOwnImage;
+    const int64_t alone = own_image ? b.batch / threads * threads : 0;  // images that one thread works on, each
+    const Cut whole(b, 1), cut(b, threads);
+    const int64_t image_bytes = BlockImage::bytes(b), thread_bytes = BlockThread::bytes(b);
+    const int64_t shared_bytes = BlockShared::bytes(b, cut.laid_out), images = alone ? threads : 1;
+    void *kept = kept_scratch(shared_bytes + images * image_bytes + threads * thread_bytes);
+    if (!kept) return 1;
+    Scratch memory(kept);
+    const BlockShared shared(b, cut.laid_out, memory);
+    SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
+    if (!parameters.all) return 1;
+    char *const first_image = static_cast<char *>(kept) + shared_bytes, *const first_thread = first_image + images * image_bytes;
+    const int64_t pieces = shared.pieces(), groups = parameters.groups;
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    {
+        const BlockThread own(b, first_thread + thread_number() * thread_bytes);
+#pragma omp for schedule(static) nowait
+        for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
+#pragma omp for schedule(static)
+        for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
+            const int64_t begin = piece % groups * kForwardGroup;
+            shared.rates(piece / groups, begin, smaller(b.channels, begin + kForwardGroup));
+            parameters.prepare(piece);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < alone; ++i) {
+            const BlockImage t(b, first_image + thread_number() * image_bytes);
+            shared.norm(t, i, 0, b.tokens);
+            for (int64_t task = 0; task < whole.tasks(shared.in); ++task) shared.project_in(t, whole, task, own.panel);
+            for (int64_t task = 0; task < whole.row_tasks(); ++task)
+                shared.convolve(t, i, task * whole.rows, whole.end(task));
+            for (int64_t group = 0; group < groups; ++group) shared.scan_group(t, i, group, parameters, own.h);
+            for (int64_t task = 0; task < whole.tasks(shared.out); ++task)
+                shared.project_out(t, i, whole, task, own.panel);
+        }
+        const BlockImage t(b, first_image);
+        for (int64_t i = alone; i < b.batch; ++i) {
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, i, task * cut.rows, cut.end(task));
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < cut.row_tasks(); ++task)
+                shared.convolve(t, i, task * cut.rows, cut.end(task));
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t group = 0; group < groups; ++group) shared.scan_group(t, i, group, parameters, own.h);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < cut.tasks(shared.out); ++task)
+                shared.project_out(t, i, cut, task, own.panel);
+        }
+    }
+    return 0;
+}
+
+}  // namespace

@@ -1,0 +1,122 @@
+// Tiles of products of rows: so many rows against so many vectors of columns as the registers hold. What is multiplied
+// lies in panels, a few vectors of columns beside each other.
+#pragma once
+#include "rmeeto.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int64_t kTileRows = kLanes == 16 ? 8 : 4;
+constexpr int64_t kWide = kLanes == 4 ? 2 : 3;  // vectors of columns of a tile
+
+// R rows, `stride` floats apart, against N vectors of columns. Every pair's sum is added up in the order of the inner
+// columns, whatever the tile. Apart: not products, but minus the distances |a - b|.
+template <int R, int N, bool Apart>
+RMEETO_INLINE void tile(const float *rows, int64_t stride, int64_t inner, const float *panel, V (*sums)[kWide]) {
+    V total[R][N] = {};
+    for (int64_t c = 0; c < inner; ++c) {
+        V d[N];
+        RMEETO_UNROLL
+        for (int n = 0; n < N; ++n) d[n] = load(panel + (c * N + n) * kLanes);
+        RMEETO_UNROLL
+        for (int i = 0; i < R; ++i) {
+            const V s = splat(rows[i * stride + c]);
+            RMEETO_UNROLL
+            for (int n = 0; n < N; ++n)
+                total[i][n] += Apart ? (V)((VI)(s - d[n]) & 0x7fffffff) : s * d[n];
+        }
+    }
+    RMEETO_UNROLL
+    for (int i = 0; i < R; ++i)
+        RMEETO_UNROLL
+    for (int n = 0; n < N; ++n) sums[i][n] = Apart ? -total[i][n] : total[i][n];
+}
+
+template <int R, bool Apart>
+inline void tile_of(int64_t wide, const float *rows, int64_t stride, int64_t inner, const float *panel,
+                    V (*sums)[kWide]) {
+    if (wide == 1) return tile<R, 1, Apart>(rows, stride, inner, panel, sums);
+    if (wide == 2) return tile<R, 2, Apart>(rows, stride, inner, panel, sums);
+    tile<R, kWide, Apart>(rows, stride, inner, panel, sums);
+}
+
+// A weight (outputs, inputs), to be read in panels of kWide vectors of outputs.
+struct Panels {
+    const float *weight;
+    int64_t outputs, inputs, vectors, count;
+    float *data;  // all panels laid out, or null: each is then laid out where it is read
+
+    static int64_t floats(int64_t outputs, int64_t inputs) { return ceil_div(outputs, kLanes) * kLanes * inputs; }
+
+    Panels(const float *weight, int64_t outputs, int64_t inputs, float *data)
+        : weight(weight), outputs(outputs), inputs(inputs), vectors(ceil_div(outputs, kLanes)),
+          count(ceil_div(vectors, kWide)), data(data) {}
+
+    int64_t wide(int64_t panel) const { return smaller(kWide, vectors - panel * kWide); }
+    float *place(int64_t panel) const { return data + panel * kWide * kLanes * inputs; }
+
+    // Lay out one panel; lanes without an output are zero.
+    void pack(int64_t panel, float *out) const {
+        const int64_t vectors_here = wide(panel), row = vectors_here * kLanes;
+        for (int64_t vector = 0; vector < vectors_here; ++vector, out += kLanes)
+            for (int64_t c = 0; c < inputs; c += kLanes) {
+                V v[kLanes];
+                for (int64_t i = 0; i < kLanes; ++i) {
+                    const int64_t output = (panel * kWide + vector) * kLanes + i;
+                    v[i] = output < outputs ? load(weight + output * inputs + c, inputs - c) : V{};
+                }
+                transpose<1>(v);
+                for (int64_t i = 0; i < smaller(kLanes, inputs - c); ++i) store(out + (c + i) * row, v[i]);
+            }
+    }
+};
+
+// Asks for the weights of a panel that is not laid out yet, a part at a time, while the one before is worked with.
+struct Ahead {
+    const char *next, *end;
+    int64_t part;
+
+    Ahead(const Panels &w, int64_t panel, int64_t parts) : next(nullptr), end(nullptr), part(0) {
+        const int64_t outputs = w.outputs - panel * kWide * kLanes;
+        if (w.data || outputs <= 0 || !parts) return;
+        next = reinterpret_cast<const char *>(w.weight + panel * kWide * kLanes * w.inputs);
+        end = next + smaller(kWide * kLanes, outputs) * w.inputs * int64_t(sizeof(float));
+        part = ceil_div(end - next, parts);
+    }
+
+    void fetch() {
+        for (const char *stop = next + part; next < stop && next < end; next += 64) __builtin_prefetch(next);
+    }
+};
+
+template <int R, class See>
+RMEETO_INLINE void product_rows(const float *x, int64_t stride, int64_t row, int64_t inner, const float *panel,
+                                int64_t wide, int64_t first, See see) {
+    V sums[R][kWide];
+    tile_of<R, false>(wide, x + row * stride, stride, inner, panel, sums);
+    for (int64_t i = 0; i < R; ++i)
+        for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
+}
+
+// x W^T of some rows, `stride` floats apart, and the panels [begin, end): `see(row, first output, vector)` for every
+// vector of outputs. `room` holds a panel that is not laid out.
+template <class See>
+inline void product(const float *x, int64_t stride, int64_t rows, const Panels &w, int64_t begin, int64_t end,
+                    float *room, See see) {
+    for (int64_t number = begin; number < end; ++number) {
+        if (!w.data) w.pack(number, room);
+        const float *panel = w.data ? w.place(number) : room;
+        const int64_t wide = w.wide(number), first = number * kWide * kLanes;
+        Ahead ahead(w, number + 1, rows / kTileRows);
+        int64_t row = 0;
+        for (; row + kTileRows <= rows; row += kTileRows) {
+            ahead.fetch();
+            product_rows<kTileRows>(x, stride, row, w.inputs, panel, wide, first, see);
+        }
+        for (; row + kTileRows / 2 <= rows; row += kTileRows / 2)
+            product_rows<kTileRows / 2>(x, stride, row, w.inputs, panel, wide, first, see);
+        for (; row < rows; ++row) product_rows<1>(x, stride, row, w.inputs, panel, wide, first, see);
+    }
+}
+
+}  // namespace

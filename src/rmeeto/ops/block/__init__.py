@@ -1,0 +1,81 @@
+"""A whole block of a Vision Mamba as one op: norm, projection, mixer, projection, residual sum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from rmeeto.errors import ShapeError
+from rmeeto.ops import backends
+from rmeeto.ops.bimamba import Direction, check_directions
+from rmeeto.ops.block import native
+from rmeeto.ops.block.reference import block_reference
+
+__all__ = ["Blocked", "block", "block_reference"]
+
+
+class Blocked(NamedTuple):
+    """What a block gives."""
+
+    y: Tensor  # (b, n, c)
+    hidden: Tensor  # (b, n, c)
+    projected: tuple[Tensor, Tensor]  # per direction (b, n, R + 2s)
+
+
+def block(
+    x: Tensor,
+    norm_weight: Tensor,
+    in_proj: Tensor,
+    directions: tuple[Direction, Direction],
+    out_proj: Tensor,
+    time: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    backend: str | None = None,
+) -> Blocked:
+    """hidden = W_out bimamba(W_in rms_norm(x)), y = x + hidden.
+
+    Shapes: x, hidden and y (b, n, c), norm_weight (c,), in_proj (2e, c), directions as in `bimamba`, out_proj (c, e),
+    time (b, n), the factor on A, 1 where absent; also returned is (dt, B, C) of each direction, (b, n, R + 2s). b
+    images, n tokens, c the model's and e the inner channels, s states, R the rank of delta; no units.
+
+    The native form is for float32 on a CPU without gradients: one image at a time stays in the caches from its norm to
+    the sum, and Python is asked once. Where it cannot run, the op is composed of `rms_norm`, `linear` and `bimamba`,
+    each by its own best backend. Results depend neither on the number of threads nor on the other images.
+
+    backend: "native", "reference" or "auto" (None: as `use_backend` says).
+    Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.
+    Source: Vim, arXiv 2401.09417, algorithm 1.
+    """
+    _check(x, norm_weight, in_proj, directions, out_proj, time)
+    tensors = (x, norm_weight, in_proj, out_proj, time, *directions[0], *directions[1])
+    if backends.setting(backend) in ("auto", "native") and native.fits(tensors, directions):
+        return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale))
+    found = block_reference(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
+    return Blocked(*found)
+
+
+def _check(
+    x: Tensor,
+    norm_weight: Tensor,
+    in_proj: Tensor,
+    directions: tuple[Direction, Direction],
+    out_proj: Tensor,
+    time: Tensor | None,
+) -> None:
+    if x.dim() != 3 or not x.shape[1] or not x.shape[2]:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; it must be (batch, tokens, width) with a token: reshape it")
+    width, inner = x.shape[2], out_proj.shape[-1]
+    wanted = {
+        "norm_weight": (norm_weight, (width,)),
+        "in_proj": (in_proj, (2 * inner, width)),
+        "out_proj": (out_proj, (width, inner)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor.shape != shape:
+            raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; with this x it must be {shape}: check it")
+    check_directions(inner, directions)
+    if time is not None and time.shape != x.shape[:2]:
+        raise ShapeError(f"time has shape {tuple(time.shape)}; with this x it must be {tuple(x.shape[:2])}: check it")

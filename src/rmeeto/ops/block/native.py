@@ -1,0 +1,89 @@
+"""The block as the torch op `rmeeto::block`, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops import _library
+from rmeeto.ops._structs import BlockForward, run
+from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops.bimamba.native import fits as taps_fit
+from rmeeto.ops.bimamba.reference import Direction
+from rmeeto.ops.block import cost
+
+_WIDTH = len(Direction._fields)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
+
+LIBRARY.define(
+    f"block(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {_NAMES}, float eps,"
+    " float scale) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b)"
+)
+
+
+def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
+    """Whether the kernel is there and has code for these, which nobody wants gradients of."""
+    for t in tensors:
+        # Other types of tensors (quantised, distributed) have ways of their own, whatever dtype they name.
+        if t is not None and not (t.dtype is torch.float32 and t.is_cpu and type(t) in _PLAIN):
+            return False
+    one, other = directions
+    return (
+        not wants_gradient(tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and _library.problem() is None
+        and one.projection.shape == other.projection.shape
+        and one.A_log.shape == other.A_log.shape
+        and one.conv_weight.shape == other.conv_weight.shape
+        and taps_fit(directions)
+    )
+
+
+def block(
+    x: Tensor,
+    norm_weight: Tensor,
+    in_proj: Tensor,
+    directions: tuple[Direction, Direction],
+    out_proj: Tensor,
+    time: Tensor | None,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """The op: see `rmeeto.ops.block`."""
+    op = torch.ops.rmeeto.block.default
+    y, hidden, *projected = op(x, time, norm_weight, in_proj, out_proj, *directions[0], *directions[1], eps, scale)
+    return y, hidden, (projected[0], projected[1])
+
+
+def _forward(
+    x: Tensor, time: Tensor | None, norm_weight: Tensor, in_proj: Tensor, out_proj: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
+    *parameters, eps, scale = arguments
+    made = _results(x, parameters[2])
+    if x.numel():
+        y, hidden, *projected = made
+        ways = (tuple(parameters[:_WIDTH]), tuple(parameters[_WIDTH:]))
+        weights = (norm_weight, in_proj, out_proj)
+        run([BlockForward(x, time, weights, ways, eps, scale, y, hidden, (projected[0], projected[1]))])
+    return made
+
+
+def _fake(
+    x: Tensor, time: Tensor | None, norm_weight: Tensor, in_proj: Tensor, out_proj: Tensor, *arguments: Any  # noqa: ARG001
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return _results(x, arguments[2])
+
+
+def _results(x: Tensor, projection: Tensor) -> tuple[Tensor, ...]:
+    projected = (*x.shape[:2], projection.shape[0])
+    return tuple(x.new_empty(shape) for shape in (x.shape, x.shape, projected, projected))
+
+
+LIBRARY.impl("block", _forward, "CPU")
+torch.library.register_fake("rmeeto::block", _fake, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.block)(cost.forward_formula)
