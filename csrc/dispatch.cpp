@@ -151,6 +151,9 @@ RMEETO_EXPORT int rmeeto_token_merge(const void *calls, int64_t count) {
 RMEETO_EXPORT int rmeeto_token_merge_backward(const void *calls, int64_t count) {
     return chosen().token_merge_backward(static_cast<const TokenMergeBackward *>(calls), count);
 }
+RMEETO_EXPORT int rmeeto_bipartite_merge(const void *calls, int64_t count) {
+    return chosen().bipartite_merge(static_cast<const BipartiteMerge *>(calls), count);
+}
 RMEETO_EXPORT void rmeeto_map(int64_t function, int64_t count, const float *x, float *y) {
     chosen().map(function, count, x, y);
 }

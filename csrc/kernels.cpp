@@ -34,5 +34,5 @@ namespace rmeeto {
 extern const Kernels RMEETO_ISA;
 const Kernels RMEETO_ISA = {RMEETO_ISA_NAME, scan_forward, scan_backward, conv_forward, conv_backward,
                            norm_forward,    norm_backward, block_forward, token_match,
-                           token_plan,      token_merge,   token_merge_backward, map};
+                           token_plan,      token_merge,   token_merge_backward, bipartite_merge, map};
 }  // namespace rmeeto

@@ -181,4 +181,35 @@ int token_merge_backward(const TokenMergeBackward *calls, int64_t) {
     });
 }
 
+int bipartite_merge(const BipartiteMerge *calls, int64_t) {
+    const BipartiteMerge &b = *calls;
+    const int64_t sources = (b.tokens - b.protecteds - b.first + 1) / 2, staying = sources - b.removed;
+    Scratch scratch(b.batch * (2 * b.removed + staying + sources) * 8 + 4 * 64);
+    if (!scratch.block) return kMemory;
+    TokenMatch match = {};
+    match.batch = b.batch;
+    match.tokens = b.tokens;
+    match.width = b.width;
+    match.protecteds = b.protecteds;
+    match.removed = b.removed;
+    match.similarity = b.similarity;
+    match.rank = b.rank;
+    match.first = b.first;
+    match.by_sequence = b.by_sequence;
+    match.threads = b.threads;
+    match.values = b.values;
+    match.places = b.places;
+    match.leaving = scratch.array<int64_t>(b.batch * b.removed);
+    match.joined = scratch.array<int64_t>(b.batch * b.removed);
+    match.staying = scratch.array<int64_t>(b.batch * staying);
+    match.best = scratch.array<float>(b.batch * sources);
+    if (const int problem = token_match(&match, 1)) return problem;
+    const TokenPlan plan = {b.batch,       b.tokens,     b.protecteds,  b.removed, staying, b.ordered, b.official,
+                            match.leaving, match.joined, match.staying, b.places,  nullptr, b.index,   b.kept};
+    if (const int problem = token_plan(&plan, 1)) return problem;
+    const MergeGroups groups = {b.batch, b.tokens, b.tokens - b.removed, b.channels, b.threads, b.index, b.size, b.kept};
+    const TokenMerge merge = {groups, b.protecteds, b.forget, b.x, b.places, b.y, b.sizes, b.moved};
+    return token_merge(&merge, 1);
+}
+
 }  // namespace

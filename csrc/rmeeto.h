@@ -152,6 +152,19 @@ struct TokenMergeBackward {
     float *dx;
 };
 
+// A match, its plan, whose heads are the sources that stay, and the merge in one go: see TokenMatch, TokenPlan, TokenMerge.
+struct BipartiteMerge {
+    int64_t batch, tokens, width, channels, protecteds, removed, similarity, rank, first, by_sequence, ordered, official;
+    int64_t forget, threads;
+    In values, x;           // (batch, tokens, width), (batch, tokens, channels)
+    const int64_t *places;  // (batch, protecteds)
+    const float *size;      // (batch, tokens), or null for ones
+    int64_t *index;         // (batch, tokens)
+    uint8_t *kept;          // (batch, tokens), or null
+    float *y, *sizes;       // (batch, tokens - removed, channels), (batch, tokens - removed)
+    int64_t *moved;         // (batch, protecteds)
+};
+
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
 // What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms and
@@ -169,6 +182,7 @@ struct Kernels {
     int (*token_plan)(const TokenPlan *, int64_t count);
     int (*token_merge)(const TokenMerge *, int64_t count);
     int (*token_merge_backward)(const TokenMergeBackward *, int64_t count);
+    int (*bipartite_merge)(const BipartiteMerge *, int64_t count);
     void (*map)(int64_t function, int64_t count, const float *x, float *y);  // for the tests of exp and friends
 };
 

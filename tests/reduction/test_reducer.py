@@ -17,7 +17,7 @@ from rmeeto.reduction.matchers import MATCHERS, matcher_of
 from rmeeto.reduction.ordering import new_map, patch_rows
 from rmeeto.reduction.plan import Sight
 from rmeeto.schedule import removable
-from rmeeto.tokens import Features
+from rmeeto.tokens import Features, TokenMap
 
 from .standin import random_tokens
 
@@ -298,17 +298,45 @@ def test_without_a_class_token_nothing_can_be_like_it():
 
 
 @pytest.mark.skipif(native_info() is None, reason="no native kernels here")
-def test_a_merge_is_three_ops():
+@pytest.mark.parametrize(
+    ("settings", "watched", "wanted"),
+    [
+        ({}, False, ["bipartite_merge"]),
+        ({"order": "unordered", "class_place": "official", "mode": "prune"}, False, ["bipartite_merge"]),
+        ({}, True, ["token_match", "token_plan", "token_merge"]),
+        ({"mode": "amax"}, False, ["token_match", "token_plan"]),
+        ({"shuffle": 0.5}, False, ["permutation", "permutation", "token_match", "token_plan", "token_merge"]),
+        ({"matcher": "adjacent"}, False, ["token_plan", "token_merge"]),
+    ],
+)
+def test_a_merge_is_one_op_unless_somebody_wants_to_see_its_plan(settings, watched, wanted):
     class Seen(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             names.append(func._schema.name)
             return func(*args, **(kwargs or {}))
 
     names: list[str] = []
+    reducer = Reducer(4, Settings(**settings))
+    if watched:
+        reducer.planner.register_forward_hook(lambda *_: None)
     with torch.no_grad(), Seen():
-        Reducer(4, Settings())(random_tokens(n=20, sized=True))
-    made = [name for name in names if name.startswith("rmeeto::")]
-    assert made == ["rmeeto::token_match", "rmeeto::token_plan", "rmeeto::token_merge"]
+        reducer(random_tokens(n=20, sized=True))
+    assert [name.removeprefix("rmeeto::") for name in names if name.startswith("rmeeto::")] == wanted
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_place": "official"}, {"order": "unordered"}, {"feature": "B"}])
+@pytest.mark.parametrize("mode", ["sum", "mean", "prune"])
+def test_a_merge_in_one_go_gives_what_its_steps_give(settings, mode):
+    reducer = Reducer(4, Settings(mode=mode, **settings))
+    tokens = random_tokens(n=20, sized=True)
+    tokens = replace(tokens, origin=TokenMap.identity(*tokens.x.shape[:2]))
+    at_once = reducer(tokens)
+    reducer.planner.register_forward_hook(lambda *_: None)
+    stepwise = reducer(tokens)
+    for name in ("x", "size", "places", "weight"):
+        assert torch.equal(getattr(at_once, name), getattr(stepwise, name))
+    assert torch.equal(at_once.origin.index, stepwise.origin.index)
+    assert at_once.features is None
 
 
 @pytest.mark.parametrize("settings", [{}, {"order": "unordered", "mode": "prune"}, {"matcher": "adjacent"}])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from rmeeto.ops import linear, rms_norm
 
@@ -25,12 +26,7 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight, self.eps)
 
 
-def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a module means just what its class says: somebody who knows the class may compute it himself."""
-    own = module.__dict__
-    return type(module) is kind and not (own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
-
-
-def is_watched() -> bool:
-    """Whether somebody watches the calls of all modules."""
-    return _has_any_global_hook()
+def parameter(module: Any, name: str) -> Tensor:
+    """A module's attribute, first looked for where parameters are: an attribute costs a search in all of its tables."""
+    found: Tensor | None = module._parameters.get(name)
+    return getattr(module, name) if found is None else found

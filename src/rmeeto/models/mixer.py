@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rmeeto._shapes import Float
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.layers import Linear
+from rmeeto.models.layers import Linear, parameter
 from rmeeto.ops import Direction, bimamba
 from rmeeto.tokens import Columns, Features, TimeSteps
 
@@ -61,9 +61,19 @@ class Mixer(nn.Module):
     @property
     def directions(self) -> tuple[Direction, Direction]:
         """The parameters of both directions."""
-        return (
-            self._direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D),
-            self._direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b),
+        return self._direction(""), self._direction("_b")
+
+    def _direction(self, suffix: str) -> Direction:
+        parts = self._modules
+        conv, x_proj, dt_proj = parts["conv1d" + suffix], parts["x_proj" + suffix], parts["dt_proj" + suffix]
+        return Direction(
+            parameter(conv, "weight"),
+            parameter(conv, "bias"),
+            parameter(x_proj, "weight"),
+            parameter(dt_proj, "weight"),
+            parameter(dt_proj, "bias"),
+            parameter(self, "A_b_log" if suffix else "A_log"),
+            parameter(self, "D" + suffix),
         )
 
     def features(self, hidden: Tensor, projected: tuple[Tensor, Tensor]) -> Features:
@@ -71,11 +81,6 @@ class Mixer(nn.Module):
         rank, state = self.time_rank, self.state_size
         delta = TimeSteps(projected, (self.dt_proj.weight, self.dt_proj_b.weight))
         return Features(hidden, Columns(projected, rank, state), Columns(projected, rank + state, state), delta)
-
-    @staticmethod
-    def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, D: Tensor) -> Direction:
-        assert conv.bias is not None
-        return Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D)
 
 
 def _initial_log_rates(e: int, s: int) -> Tensor:

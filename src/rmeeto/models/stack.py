@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rmeeto import ops
+from rmeeto._bare import is_bare, is_watched
 from rmeeto.models.configs import VimConfig
-from rmeeto.models.layers import Linear, RMSNorm, is_bare, is_watched
+from rmeeto.models.layers import Linear, RMSNorm, parameter
 from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
@@ -27,9 +28,18 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         if self._is_one():
-            weights = self.norm.weight, self.mixer.in_proj.weight, self.mixer.directions, self.mixer.out_proj.weight
-            made = ops.block(tokens.x, *weights, tokens.time, eps=self.norm.eps, scale=self.mixer.scale)
-            return replace(tokens, x=made.y, features=self.mixer.features(made.hidden, made.projected))
+            mixer, norm = self.mixer, self.norm
+            made = ops.block(
+                tokens.x,
+                parameter(norm, "weight"),
+                parameter(mixer.in_proj, "weight"),
+                mixer.directions,
+                parameter(mixer.out_proj, "weight"),
+                tokens.time,
+                eps=norm.eps,
+                scale=mixer.scale,
+            )
+            return replace(tokens, x=made.y, features=mixer.features(made.hidden, made.projected))
         features = self.mixer(self.norm(tokens.x), tokens.time)
         return replace(tokens, x=tokens.x + self.drop_path(features.hidden), features=features)
 

@@ -11,6 +11,7 @@ convolution, whose references are loops, have Triton kernels for GPUs, too. With
 from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_instruction_set
 from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
 from rmeeto.ops.bimamba import Direction, bimamba
+from rmeeto.ops.bipartite_merge import bipartite_merge
 from rmeeto.ops.block import Blocked, block
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
@@ -28,6 +29,7 @@ __all__ = [
     "NativeInfo",
     "SlowPathWarning",
     "bimamba",
+    "bipartite_merge",
     "block",
     "causal_conv",
     "instruction_sets",

@@ -17,6 +17,7 @@ ABI = 5
 KERNELS = (
     *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
     "rmeeto_block_forward",
+    "rmeeto_bipartite_merge",
     *(f"rmeeto_token_{step}" for step in ("match", "plan", "merge", "merge_backward")),
 )
 OUTSIDE = 2  # what a kernel answers where an index is none

@@ -24,6 +24,7 @@ _TOKEN_MATCH = struct.Struct("=19q")  # 10 numbers, values, places, rows, four r
 _TOKEN_PLAN = struct.Struct("=14q")  # 7 numbers, five tensors, two results
 _TOKEN_MERGE = struct.Struct("=17q")  # MergeGroups, 2 numbers, x, places, three results
 _TOKEN_MERGE_BACKWARD = struct.Struct("=12q")  # MergeGroups, dy, dx
+_BIPARTITE_MERGE = struct.Struct("=27q")  # 14 numbers, values, x, two tensors, five results
 
 
 class ScanInputs(NamedTuple):
@@ -289,6 +290,24 @@ class TokenMergeBackward(NamedTuple):
         return [*held, dy], _TOKEN_MERGE_BACKWARD.pack(*fields, *walk(dy), address(self.dx))
 
 
+class BipartiteMerge(NamedTuple):
+    """One call: the results are written, kept where it is wanted."""
+
+    values: Tensor  # (b, n, d)
+    x: Tensor  # (b, n, c)
+    places: Tensor  # (b, k)
+    size: Tensor | None  # (b, n)
+    how: tuple[int, ...]  # r, similarity, rank, first, by_sequence, ordered, official, forget
+    results: tuple[Tensor | None, ...]  # index, kept, y, sizes, moved
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        values, x, places, size = rows(self.values), rows(self.x), indices(self.places), dense(self.size)
+        sizes = (*values.shape, x.shape[2], places.shape[1], *self.how, torch.get_num_threads())
+        written = [address(t) for t in self.results]
+        reads = (*walk(values), *walk(x), address(places), address(size))
+        return [values, x, places, size], _BIPARTITE_MERGE.pack(*sizes, *reads, *written)
+
+
 _KERNELS = {
     ScanForward: "rmeeto_scan_forward",
     ScanBackward: "rmeeto_scan_backward",
@@ -301,11 +320,12 @@ _KERNELS = {
     TokenPlan: "rmeeto_token_plan",
     TokenMerge: "rmeeto_token_merge",
     TokenMergeBackward: "rmeeto_token_merge_backward",
+    BipartiteMerge: "rmeeto_bipartite_merge",
 }
 
 
 Call: TypeAlias = (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward) | (
-    BlockForward | TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward
+    BlockForward | TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward | BipartiteMerge
 )
 
 

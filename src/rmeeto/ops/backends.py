@@ -21,11 +21,15 @@ from torch import Tensor
 from rmeeto.errors import BackendError
 from rmeeto.ops import _library, _onednn, _triton
 
-OPS = ("selective_scan", "causal_conv", "bimamba", "rms_norm", "block", "token_match", "token_plan", "token_merge")
+OPS = (
+    *("selective_scan", "causal_conv", "bimamba", "rms_norm", "block"),
+    *("token_match", "token_plan", "token_merge", "bipartite_merge"),
+)
 # Composed of other ops where they have no kernel; what of.
 _COMPOSED = {
     "bimamba": "causal_conv, linear and selective_scan",
     "block": "rms_norm, linear and bimamba",
+    "bipartite_merge": "token_match, token_plan and token_merge",
 }
 LOOPS = ("selective_scan", "causal_conv")  # their references walk over tokens or taps; Triton has kernels for them
 NAMES = ("auto", "native", "triton", "reference")

@@ -75,12 +75,17 @@ class Sight:
 
     @property
     def first_source(self) -> int:
-        """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
-        return self.tokens.places.shape[1] % 2 if self.settings.split == "sequence" else 0
+        """See the function of this name."""
+        return first_source(self.tokens, self.settings)
 
     def draw(self, purpose: str) -> Draws:
         """Random numbers that depend on seed, block and purpose only, the same in every call."""
         return drawing(self.settings.seed, self.block, purpose)
+
+
+def first_source(tokens: Tokens, settings: Settings) -> int:
+    """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
+    return tokens.places.shape[1] % 2 if settings.split == "sequence" else 0
 
 
 def drawing(seed: int, block: int, purpose: str) -> Draws:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from rmeeto._bare import is_bare, is_watched
 from rmeeto.errors import SettingsError
-from rmeeto.ops import token_merge
-from rmeeto.reduction.matchers import matcher_of
+from rmeeto.ops import bipartite_merge, token_merge
+from rmeeto.reduction.features import compared
+from rmeeto.reduction.matchers import bipartite, matcher_of
 from rmeeto.reduction.ordering import new_map, shuffled_map
-from rmeeto.reduction.plan import Sight, drawing
+from rmeeto.reduction.plan import Sight, drawing, first_source
 from rmeeto.reduction.settings import Feature, Settings
 from rmeeto.schedule import Schedule, removable
 from rmeeto.tokens import TokenMap, Tokens
@@ -76,9 +78,26 @@ class Reducer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(b, n, c) tokens -> (b, n - r, c) tokens."""
-        if removable(tokens.x.shape[1], self.removal, tokens.places.shape[1]) == 0:
+        removal = removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])
+        if removal == 0:
             return tokens
+        if self._is_one(tokens):
+            return _merged_at_once(tokens, removal, self.settings)
         return merged(tokens, self.planner(tokens), self.settings)
+
+    def _is_one(self, tokens: Tokens) -> bool:
+        """Whether the method itself is asked for and nobody watches its plan, so that all may be done in one go."""
+        settings, planner = self.settings, self.planner
+        return (
+            settings.matcher == "bipartite"
+            and planner.matcher is bipartite.plan
+            and settings.mode not in ("amax", "amin")
+            and settings.order != "shuffled"
+            and not settings.shuffle
+            and (settings.class_place == "exact" or tokens.places.shape[1] == 1)
+            and is_bare(planner, Planner)
+            and not is_watched()
+        )
 
     @property
     def reads(self) -> tuple[Feature, ...]:
@@ -91,7 +110,31 @@ class Reducer(nn.Module):
 
 def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
     """Carry out a plan: residual stream, sizes, places, origin; the features were the last mixer's and are gone."""
-    x, size, places = _merged_values(tokens, mapping, settings)
+    return _after(tokens, *_merged_values(tokens, mapping, settings), mapping, settings)
+
+
+def _merged_at_once(tokens: Tokens, removal: int, settings: Settings) -> Tokens:
+    """What `merged` gives of the plan that the bipartite matcher makes."""
+    with torch.no_grad():
+        values = compared(tokens, settings.feature)
+    made = bipartite_merge(
+        tokens.x,
+        tokens.size,
+        values.detach(),
+        tokens.places,
+        removal,
+        similarity=settings.similarity,
+        rank=settings.rank,
+        first=first_source(tokens, settings),
+        by_sequence=settings.split == "sequence",
+        ordered=settings.order == "ordered",
+        official=settings.class_place == "official",
+        mode=settings.mode,
+    )
+    return _after(tokens, made.x, made.size, made.places, made.mapping, settings)
+
+
+def _after(tokens: Tokens, x: Tensor, size: Tensor, places: Tensor, mapping: TokenMap, settings: Settings) -> Tokens:
     return replace(
         tokens,
         x=x,

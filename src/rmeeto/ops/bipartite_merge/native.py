@@ -1,0 +1,104 @@
+"""The merge as the torch op `rmeeto::bipartite_merge`; its gradient is that of `rmeeto::token_merge`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops import _library
+from rmeeto.ops._structs import BipartiteMerge, run
+from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops.backends import KINDS
+from rmeeto.ops.bipartite_merge import cost
+from rmeeto.ops.token_match.native import SIMILARITIES
+from rmeeto.ops.token_merge.native import MODES
+
+LIBRARY.define(
+    "bipartite_merge(Tensor x, Tensor? size, Tensor values, Tensor places, int r, str similarity, int rank, int first,"
+    " bool by_sequence, bool ordered, bool official, str mode)"
+    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)"
+)
+op = torch.ops.rmeeto.bipartite_merge.default
+
+
+def fits(x: Tensor, size: Tensor | None, values: Tensor, places: Tensor, mode: str) -> bool:
+    """Whether the kernel is there and has code for these."""
+    return (
+        x.is_cpu
+        and values.is_cpu
+        and places.is_cpu
+        and x.dtype in KINDS
+        and values.dtype in KINDS
+        and (size is None or (size.dtype is torch.float32 and not wants_gradient((size,))))
+        and mode in MODES
+        and _library.problem() is None
+    )
+
+
+def _forward(
+    x: Tensor,
+    size: Tensor | None,
+    values: Tensor,
+    places: Tensor,
+    r: int,
+    similarity: str,
+    *how: Any,
+) -> tuple[Tensor, ...]:
+    *numbers, mode = how
+    y, sizes, moved, index, kept = made = _new(x, size, values, places, r, similarity, *how)
+    if index.numel():
+        wide = y if y.dtype is torch.float32 else torch.empty(y.shape, dtype=torch.float32)
+        flags = (r, SIMILARITIES.index(similarity), *numbers, mode == "mean")
+        wanted = kept if mode == "prune" else None
+        run([BipartiteMerge(values, x, places, size, flags, (index, wanted, wide, sizes, moved))])
+        if wide is not y:
+            y.copy_(wide)
+    return made
+
+
+def _new(x: Tensor, size: Tensor | None, values: Tensor, places: Tensor, r: int, *how: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    batch, tokens, channels = x.shape
+    return (
+        x.new_empty((batch, tokens - r, channels)),
+        x.new_empty((batch, tokens - r), dtype=torch.float32),
+        places.new_empty(places.shape, dtype=torch.int64),
+        places.new_empty((batch, tokens), dtype=torch.int64),
+        places.new_empty((batch, tokens) if how[-1] == "prune" else (0,), dtype=torch.bool),
+    )
+
+
+class _Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, sizes, moved, index, kept = op(*arguments)
+        ctx.pruned = arguments[-1] == "prune"
+        ctx.save_for_backward(arguments[1], index, kept)
+        ctx.mark_non_differentiable(sizes, moved, index, kept)
+        ctx.set_materialize_grads(False)
+        return y, sizes, moved, index, kept
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        size, index, kept = ctx.saved_tensors
+        kept = kept if ctx.pruned else None
+        dx = None if dy is None else torch.ops.rmeeto.token_merge_backward.default(dy, size, index, kept)
+        return (dx, *[None] * 11)
+
+
+def _autograd(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    if wants_gradient((x,)):
+        return _Merge.apply(x, *arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(x, *arguments)
+
+
+LIBRARY.impl("bipartite_merge", _forward, "CPU")
+LIBRARY.impl("bipartite_merge", _autograd, "Autograd")
+torch.library.register_fake("rmeeto::bipartite_merge", _new, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.bipartite_merge)(cost.forward_formula)
