@@ -26,8 +26,8 @@ inline int64_t thread_number() {
 #endif
 }
 
-// How a product over the rows of an image is cut into tasks: some rows and all panels of a laid-out weight, or all rows
-// and one panel, which its task lays out.
+// How a product over the rows of an image is cut into tasks: some rows and all panels of a laid-out weight, or, where that
+// would pay for too few rows, all rows and one panel, which its task lays out.
 struct Cut {
     bool laid_out;
     int64_t tokens, rows;
@@ -223,59 +223,79 @@ struct BlockShared {
     }
 };
 
-int block_forward(const BlockForward *calls, int64_t) {
-    const BlockForward &b = *calls;
-    const int64_t threads = b.threads;
-    const bool own_image = threads == 1 || BlockImage::bytes(b) <= kOwnImage;
-    const int64_t alone = own_image ? b.batch / threads * threads : 0;  // images that one thread works on, each
-    const Cut whole(b, 1), cut(b, threads);
-    const int64_t image_bytes = BlockImage::bytes(b), thread_bytes = BlockThread::bytes(b);
-    const int64_t shared_bytes = BlockShared::bytes(b, cut.laid_out), images = alone ? threads : 1;
-    void *kept = kept_scratch(shared_bytes + images * image_bytes + threads * thread_bytes);
-    if (!kept) return 1;
-    Scratch memory(kept);
-    const BlockShared shared(b, cut.laid_out, memory);
-    SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
-    if (!parameters.all) return 1;
-    char *const first_image = static_cast<char *>(kept) + shared_bytes, *const first_thread = first_image + images * image_bytes;
-    const int64_t pieces = shared.pieces(), groups = parameters.groups;
-#pragma omp parallel num_threads(int(threads)) if (threads > 1)
-    {
-        const BlockThread own(b, first_thread + thread_number() * thread_bytes);
+// The phases of one image, each cut into tasks for the threads of the enclosing region.
+struct BlockTasks {
+    const BlockShared &shared;
+    SharedParameters<ScanForward> &parameters;
+    const Cut &cut;
+
+    // Lay out all weights but those that a product lays out as it goes.
+    void prepare() const {
+        const int64_t pieces = shared.pieces(), groups = parameters.groups, channels = shared.b.channels;
 #pragma omp for schedule(static) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
             const int64_t begin = piece % groups * kForwardGroup;
-            shared.rates(piece / groups, begin, smaller(b.channels, begin + kForwardGroup));
+            shared.rates(piece / groups, begin, smaller(channels, begin + kForwardGroup));
             parameters.prepare(piece);
         }
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < alone; ++i) {
-            const BlockImage t(b, first_image + thread_number() * image_bytes);
-            shared.norm(t, i, 0, b.tokens);
-            for (int64_t task = 0; task < whole.tasks(shared.in); ++task) shared.project_in(t, whole, task, own.panel);
-            for (int64_t task = 0; task < whole.row_tasks(); ++task)
-                shared.convolve(t, i, task * whole.rows, whole.end(task));
-            for (int64_t group = 0; group < groups; ++group) shared.scan_group(t, i, group, parameters, own.h);
-            for (int64_t task = 0; task < whole.tasks(shared.out); ++task)
-                shared.project_out(t, i, whole, task, own.panel);
-        }
-        const BlockImage t(b, first_image);
-        for (int64_t i = alone; i < b.batch; ++i) {
+    }
+
+    // Together, with one image after the other.
+    void together(const BlockImage &t, int64_t image, const BlockThread &own) const {
 #pragma omp for schedule(static)
-            for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, i, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, image, task * cut.rows, cut.end(task));
+#pragma omp for schedule(static)  // a thread's panels lie one after the other: the next one is asked for ahead
+        for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task)
+            shared.convolve(t, image, task * cut.rows, cut.end(task));
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t task = 0; task < cut.row_tasks(); ++task)
-                shared.convolve(t, i, task * cut.rows, cut.end(task));
+        for (int64_t group = 0; group < parameters.groups; ++group)
+            shared.scan_group(t, image, group, parameters, own.h);
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < cut.tasks(shared.out); ++task)
+            shared.project_out(t, image, cut, task, own.panel);
+    }
+
+    // The calling thread alone, with laid-out weights.
+    void alone(const BlockImage &t, int64_t image, const BlockThread &own) const {
+        shared.norm(t, image, 0, shared.b.tokens);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_in(t, cut, task, own.panel);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task)
+            shared.convolve(t, image, task * cut.rows, cut.end(task));
+        for (int64_t group = 0; group < parameters.groups; ++group)
+            shared.scan_group(t, image, group, parameters, own.h);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_out(t, image, cut, task, own.panel);
+    }
+};
+
+int block_forward(const BlockForward *calls, int64_t) {
+    const BlockForward &b = *calls;
+    const int64_t threads = b.threads, image_bytes = BlockImage::bytes(b), thread_bytes = BlockThread::bytes(b);
+    const Cut whole(b, 1), cut(b, threads);
+    const bool own_image = cut.laid_out && (threads == 1 || image_bytes <= kOwnImage);
+    const int64_t alone = own_image ? b.batch / threads * threads : 0;  // images that one thread works on, each
+    const int64_t shared_bytes = BlockShared::bytes(b, cut.laid_out), images = alone ? threads : 1;
+    void *kept = kept_scratch(shared_bytes + images * image_bytes + threads * thread_bytes);
+    if (!kept) return 1;
+    char *const first_image = static_cast<char *>(kept) + shared_bytes;
+    char *const first_thread = first_image + images * image_bytes;
+    Scratch memory(kept);
+    const BlockShared shared(b, cut.laid_out, memory);
+    SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
+    if (!parameters.all) return 1;
+    const BlockTasks one_each = {shared, parameters, whole}, all = {shared, parameters, cut};
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    {
+        const BlockThread own(b, first_thread + thread_number() * thread_bytes);
+        all.prepare();
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t group = 0; group < groups; ++group) shared.scan_group(t, i, group, parameters, own.h);
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t task = 0; task < cut.tasks(shared.out); ++task)
-                shared.project_out(t, i, cut, task, own.panel);
-        }
+        for (int64_t i = 0; i < alone; ++i)
+            one_each.alone(BlockImage(b, first_image + thread_number() * image_bytes), i, own);
+        const BlockImage image(b, first_image);
+        for (int64_t i = alone; i < b.batch; ++i) all.together(image, i, own);
     }
     return 0;
 }

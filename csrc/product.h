@@ -71,14 +71,15 @@ struct Panels {
     }
 };
 
-// Asks for the weights of a panel that is not laid out yet, a part at a time, while the one before is worked with.
+// Asks for the weights of a panel that is not laid out, a part at a time, while others are worked with: memory is far,
+// and a panel's rows are too many streams for the processor to follow by itself.
 struct Ahead {
-    const char *next, *end;
-    int64_t part;
+    const char *next = nullptr, *end = nullptr;
+    int64_t part = 0;
 
-    Ahead(const Panels &w, int64_t panel, int64_t parts) : next(nullptr), end(nullptr), part(0) {
+    Ahead(const Panels &w, int64_t panel, int64_t parts) {
         const int64_t outputs = w.outputs - panel * kWide * kLanes;
-        if (w.data || outputs <= 0 || !parts) return;
+        if (w.data || outputs <= 0) return;
         next = reinterpret_cast<const char *>(w.weight + panel * kWide * kLanes * w.inputs);
         end = next + smaller(kWide * kLanes, outputs) * w.inputs * int64_t(sizeof(float));
         part = ceil_div(end - next, parts);
@@ -107,12 +108,13 @@ inline void product(const float *x, int64_t stride, int64_t rows, const Panels &
         if (!w.data) w.pack(number, room);
         const float *panel = w.data ? w.place(number) : room;
         const int64_t wide = w.wide(number), first = number * kWide * kLanes;
-        Ahead ahead(w, number + 1, rows / kTileRows);
+        Ahead ahead(w, number + 1, ceil_div(rows, kTileRows));
         int64_t row = 0;
         for (; row + kTileRows <= rows; row += kTileRows) {
             ahead.fetch();
             product_rows<kTileRows>(x, stride, row, w.inputs, panel, wide, first, see);
         }
+        ahead.fetch();
         for (; row + kTileRows / 2 <= rows; row += kTileRows / 2)
             product_rows<kTileRows / 2>(x, stride, row, w.inputs, panel, wide, first, see);
         for (; row < rows; ++row) product_rows<1>(x, stride, row, w.inputs, panel, wide, first, see);
