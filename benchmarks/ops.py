@@ -1,4 +1,5 @@
-"""The ops beside the scan, in turns: the convolution, the linear layer, the norm, and what stands between the products.
+"""The ops beside the scan, in turns: the convolution, the linear layer, the norm, what stands between the products, and
+a whole block.
 
     python benchmarks/ops.py
     python benchmarks/ops.py --batch 1 --tokens 785
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rmeeto.models import create
-from rmeeto.ops import Direction, bimamba, causal_conv, linear, rms_norm, selective_scan
+from rmeeto.ops import Direction, bimamba, block, causal_conv, linear, rms_norm, selective_scan
+from rmeeto.ops.block import block_reference
 
 OURS = "rmeeto"
 Ops = Mapping[str, Callable[..., Tensor]]
@@ -43,6 +45,7 @@ def main() -> None:
             timings = in_turns(ways, options)
             report.keep(f"{name}, {kind}", timings)
             rows += _rows(f"{name}, {kind}", timings)
+    rows += _block(report)
     rows += _mixer(report)
     shape = f"batch {options.batch}, {options.tokens} tokens, c = {options.width}"
     report.show("ops", [f"op, {shape}", "by", "ms", "10-90 %", "rmeeto is faster by"], rows)
@@ -70,10 +73,7 @@ def _cases(b: int, n: int, c: int) -> dict[str, tuple[Ops, list[Tensor]]]:
     """Each op with inputs as a Vision Mamba has them: u is a slice of the first projection."""
     e = 2 * c
     xz, mixer = torch.randn(b, n, 2 * e), create("vim_nano", embed_dim=c, depth=1, state_size=16).layers[0].mixer
-    halves = (
-        mixer._direction(mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D),
-        mixer._direction(mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b),
-    )
+    halves = mixer.directions
     parameters = [x.detach() for half in halves for x in half]
     fields = len(halves[0])
 
@@ -88,6 +88,26 @@ def _cases(b: int, n: int, c: int) -> dict[str, tuple[Ops, list[Tensor]]]:
         "out_proj": ({OURS: linear, "torch": functional.linear}, [torch.randn(b * n, e), torch.randn(c, e)]),
         "between the products": (_by(between), [xz, *parameters]),
     }
+
+
+def _block(report: Report) -> list[list[str]]:
+    """A whole block, inference: in one go, and composed of its parts."""
+    b, n, c = report.options.batch, report.options.tokens, report.options.width
+    whole = create("vim_nano", embed_dim=c, depth=1, state_size=16).layers[0]
+    mixer = whole.mixer
+    given = (torch.randn(b, n, c), whole.norm.weight, mixer.in_proj.weight, mixer.directions, mixer.out_proj.weight)
+
+    def by(compute: Callable[..., Any], backend: str) -> Call:
+        return forward_only(lambda x: compute(x, *given[1:], scale=0.5, backend=backend)[0], given[0])
+
+    ways = {
+        OURS: by(block, "native"),
+        "its parts, native": by(block_reference, "native"),
+        "reference": by(block_reference, "reference"),
+    }
+    timings = in_turns(ways, report.options)
+    report.keep("block, forward", timings)
+    return _rows("block, forward", timings)
 
 
 def _mixer(report: Report) -> list[list[str]]:

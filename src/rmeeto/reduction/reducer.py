@@ -115,12 +115,10 @@ def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
 
 def _merged_at_once(tokens: Tokens, removal: int, settings: Settings) -> Tokens:
     """What `merged` gives of the plan that the bipartite matcher makes."""
-    with torch.no_grad():
-        values = compared(tokens, settings.feature)
     made = bipartite_merge(
         tokens.x,
         tokens.size,
-        values.detach(),
+        compared(tokens, settings.feature),
         tokens.places,
         removal,
         similarity=settings.similarity,

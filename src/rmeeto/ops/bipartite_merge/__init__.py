@@ -45,7 +45,7 @@ def bipartite_merge(
 
     Shapes: x (b, n, c); size (b, n) float32, ones where absent; values (b, n, d); places (b, k) int64. Unordered, the
     sources that stay are the heads. `mode` is "sum", "mean" or "prune", whose r leaving tokens weigh nothing. x has
-    gradients; where size wants one, too, and in float64, the op is composed of the three.
+    gradients, the values have none; where size wants one, too, and in float64, the op is composed of the three.
 
     backend: "native", "reference" or "auto" (None: as `use_backend` says).
     Raises ShapeError where shapes do not fit or r is more than every second patch token, IndexError for what is no
