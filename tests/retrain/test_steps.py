@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rmeeto.models import create, mixer
+from rmeeto.models import create
+from rmeeto.ops.block import reference
 from rmeeto.retrain import TrainingData
 from rmeeto.retrain.checkpoint import read
 
@@ -40,13 +41,13 @@ def losses_of(precision, output):
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_stays_close_to_single(tmp_path, precision, dtype, monkeypatch):
-    single, seen, scan = losses_of("fp32", tmp_path / "single"), [], mixer.bimamba
+    single, seen, scan = losses_of("fp32", tmp_path / "single"), [], reference.bimamba
 
     def spied(xz, directions, *rest, **options):
         seen.extend((xz.dtype, direction.A_log.dtype) for direction in directions)
         return scan(xz, directions, *rest, **options)
 
-    monkeypatch.setattr(mixer, "bimamba", spied)
+    monkeypatch.setattr(reference, "bimamba", spied)
     half = losses_of(precision, tmp_path / "half")
     assert half == pytest.approx(single, abs=0.02)
     assert half != single

@@ -52,13 +52,28 @@ def bipartite_merge(
     place, and BackendError where "native" cannot run.
     Source: arXiv 2412.12496, section 3.
     """
-    how = (r, similarity, rank, first, by_sequence, ordered, official, mode)
     if backends.setting(backend) in ("auto", "native") and native.fits(x, size, values, places, mode):
         _check(x, size, values, places, r, first, rank, similarity)
-        y, sizes, moved, index, kept = native.op(x, None if mode == "mean" else size, values, places, *how)
+        weights, how = None if mode == "mean" else size, (similarity, rank, first, by_sequence, ordered, official, mode)
+        y, sizes, moved, index, kept = native.op(x, weights, values, places, r, *how)
         mapping = TokenMap(index, x.shape[1] - r, kept if mode == "prune" else None)
         return Merged(y, sizes, moved, mapping)
-    return Merged(*bipartite_merge_reference(x, size, values, places, *how, backend=backend))
+    made = bipartite_merge_reference(
+        x,
+        size,
+        values,
+        places,
+        r,
+        similarity=similarity,
+        rank=rank,
+        first=first,
+        by_sequence=by_sequence,
+        ordered=ordered,
+        official=official,
+        mode=mode,
+        backend=backend,
+    )
+    return Merged(*made)
 
 
 def _check(

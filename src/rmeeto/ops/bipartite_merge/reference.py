@@ -17,14 +17,14 @@ def bipartite_merge_reference(
     values: Tensor,
     places: Tensor,
     r: int,
+    *,
     similarity: str = "cosine",
     rank: int = 1,
     first: int = 0,
-    by_sequence: bool = False,  # noqa: FBT001, FBT002
-    ordered: bool = True,  # noqa: FBT001, FBT002
-    official: bool = False,  # noqa: FBT001, FBT002
+    by_sequence: bool = False,
+    ordered: bool = True,
+    official: bool = False,
     mode: MergeMode = "sum",
-    *,
     backend: str | None = "reference",
 ) -> tuple[Tensor, Tensor, Tensor, TokenMap]:
     """Composed of the other ops, each on `backend`; arguments and results as in `rmeeto.ops.bipartite_merge`."""
