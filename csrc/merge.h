@@ -181,8 +181,8 @@ int token_merge_backward(const TokenMergeBackward *calls, int64_t) {
     });
 }
 
-int bipartite_merge(const BipartiteMerge *calls, int64_t) {
-    const BipartiteMerge &b = *calls;
+// All images of a call, one step after the other.
+inline int merge_images(const BipartiteMerge &b) {
     const int64_t sources = (b.tokens - b.protecteds - b.first + 1) / 2, staying = sources - b.removed;
     Scratch scratch(b.batch * (2 * b.removed + staying + sources) * 8 + 4 * 64);
     if (!scratch.block) return kMemory;
@@ -210,6 +210,35 @@ int bipartite_merge(const BipartiteMerge *calls, int64_t) {
     const MergeGroups groups = {b.batch, b.tokens, b.tokens - b.removed, b.channels, b.threads, b.index, b.size, b.kept};
     const TokenMerge merge = {groups, b.protecteds, b.forget, b.x, b.places, b.y, b.sizes, b.moved};
     return token_merge(&merge, 1);
+}
+
+inline BipartiteMerge one_image(const BipartiteMerge &b, int64_t image) {
+    BipartiteMerge one = b;
+    const int64_t length = b.tokens - b.removed;
+    one.batch = one.threads = 1;
+    one.values.data += image * b.values.batch_stride;
+    one.x.data += image * b.x.batch_stride;
+    one.places += image * b.protecteds;
+    if (b.size) one.size += image * b.tokens;
+    one.index += image * b.tokens;
+    if (b.kept) one.kept += image * b.tokens;
+    one.y += image * length * b.channels;
+    one.sizes += image * length;
+    one.moved += image * b.protecteds;
+    return one;
+}
+
+// Image by image, where there are as many as threads: what is read of one is then still in the cache when it is merged.
+int bipartite_merge(const BipartiteMerge *calls, int64_t) {
+    const BipartiteMerge &b = *calls;
+    if (b.batch < b.threads) return merge_images(b);
+    int problem = 0;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(b.threads)) if (b.threads > 1) reduction(max : problem)
+    for (int64_t image = 0; image < b.batch; ++image) {
+        const int found = merge_images(one_image(b, image));
+        problem = problem > found ? problem : found;
+    }
+    return problem;
 }
 
 }  // namespace
