@@ -2,6 +2,7 @@
 // between is of one image at a time and stays in the caches; nothing but the results is written for all images.
 #pragma once
 #include "conv.h"
+#include "merge.h"
 #include "norm.h"
 #include "product.h"
 #ifdef _OPENMP
@@ -208,18 +209,32 @@ struct BlockShared {
         }
     }
 
-    // The scans' sum to the results.
+    // The scans' sum to the results, or, where they are merged yet, to where the convolved rows were.
     void project_out(const BlockImage &t, int64_t image, const Cut &cut, int64_t task, float *room) const {
         const int64_t begin = out.data ? task * cut.rows : 0, end = out.data ? cut.end(task) : b.tokens;
-        const int64_t width = b.width, first_row = image * b.tokens + begin, step = b.x.token_stride;
+        const int64_t width = b.width, step = b.x.token_stride, row_step = b.merged ? t.narrow : width;
+        const int64_t first_row = b.merged ? begin : image * b.tokens + begin;
         const float *x = b.x.data + image * b.x.batch_stride + begin * step;
-        float *hidden = b.hidden + first_row * width, *y = b.y + first_row * width;
+        float *hidden = (b.merged ? t.u[1] : b.hidden) + first_row * row_step;
+        float *y = (b.merged ? t.u[0] : b.y) + first_row * row_step;
         product(t.xz + begin * t.wide, t.wide, end - begin, out, out.data ? 0 : task, out.data ? out.count : task + 1,
                 room, [=](int64_t row, int64_t first, V v) {
                     const int64_t count = width - first;
-                    store(hidden + row * width + first, v, count);
-                    store(y + row * width + first, load(x + row * step + first, count) + v, count);
+                    store(hidden + row * row_step + first, v, count);
+                    store(y + row * row_step + first, load(x + row * step + first, count) + v, count);
                 });
+    }
+
+    // Merge an image's tokens; what a kernel answers.
+    int merge(const BlockImage &t, int64_t image) const {
+        BipartiteMerge m = b.merge;
+        m.batch = b.batch;
+        m.tokens = b.tokens;
+        m.channels = m.width = b.width;
+        m = one_image(m, image);
+        m.x = {t.u[0], 0, t.narrow};
+        m.values = {b.by_stream ? t.u[0] : t.u[1], 0, t.narrow};
+        return merge_images(m);
     }
 };
 
@@ -228,6 +243,15 @@ struct BlockTasks {
     const BlockShared &shared;
     SharedParameters<ScanForward> &parameters;
     const Cut &cut;
+    int &problem;
+
+    void merge(const BlockImage &t, int64_t image) const {
+        const int found = shared.b.merged ? shared.merge(t, image) : 0;
+        if (found) {
+#pragma omp atomic write
+            problem = found;
+        }
+    }
 
     // Lay out all weights but those that a product lays out as it goes.
     void prepare() const {
@@ -257,6 +281,8 @@ struct BlockTasks {
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < cut.tasks(shared.out); ++task)
             shared.project_out(t, image, cut, task, own.panel);
+#pragma omp single
+        merge(t, image);
     }
 
     // The calling thread alone, with laid-out weights.
@@ -268,6 +294,7 @@ struct BlockTasks {
         for (int64_t group = 0; group < parameters.groups; ++group)
             shared.scan_group(t, image, group, parameters, own.h);
         for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_out(t, image, cut, task, own.panel);
+        merge(t, image);
     }
 };
 
@@ -286,7 +313,8 @@ int block_forward(const BlockForward *calls, int64_t) {
     const BlockShared shared(b, cut.laid_out, memory);
     SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
     if (!parameters.all) return 1;
-    const BlockTasks one_each = {shared, parameters, whole}, all = {shared, parameters, cut};
+    int problem = 0;
+    const BlockTasks one_each = {shared, parameters, whole, problem}, all = {shared, parameters, cut, problem};
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         const BlockThread own(b, first_thread + thread_number() * thread_bytes);
@@ -297,7 +325,7 @@ int block_forward(const BlockForward *calls, int64_t) {
         const BlockImage image(b, first_image);
         for (int64_t i = alone; i < b.batch; ++i) all.together(image, i, own);
     }
-    return 0;
+    return problem;
 }
 
 }  // namespace

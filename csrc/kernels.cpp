@@ -1,7 +1,5 @@
 // Compiled once per instruction set, with RMEETO_ISA naming the table of functions and RMEETO_ISA_NAME its words.
 #include "block.h"
-#include "merge.h"
-#include "norm.h"
 #include "scan_backward.h"
 
 #ifndef RMEETO_ISA

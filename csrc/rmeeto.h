@@ -87,25 +87,6 @@ struct NormBackward {
     float *dweight;  // (channels)
 };
 
-// A whole block without gradients: hidden = W_out mixer(W_in norm(x)), y = x + hidden, the mixer in both directions. y,
-// hidden and p are dense.
-struct BlockDirection {
-    const float *conv_weight, *conv_bias;  // (channels, taps), (channels)
-    const float *projection;               // (rank + 2 state, channels)
-    const float *dt_weight, *dt_bias;      // (channels, rank), (channels)
-    const float *A_log, *D;                // (channels, state), (channels)
-    float *p;                              // (batch, tokens, rank + 2 state): dt, B and C
-};
-
-struct BlockForward {
-    int64_t batch, tokens, width, channels, state, rank, taps, threads;
-    double eps, scale;
-    In x, time;
-    const float *norm, *in_proj, *out_proj;  // (width), (2 channels, width), (width, channels)
-    BlockDirection ways[2];                  // forward, backward
-    float *y, *hidden;                       // (batch, tokens, width)
-};
-
 // Every second patch token from row `first` on is a source; the `rank`-th most similar of the others is its destination.
 // similarity: 0 cosine, 1 minus the L1 distance, 2 minus the squared L2 distance of the normalised rows.
 struct TokenMatch {
@@ -163,6 +144,27 @@ struct BipartiteMerge {
     uint8_t *kept;          // (batch, tokens), or null
     float *y, *sizes;       // (batch, tokens - removed, channels), (batch, tokens - removed)
     int64_t *moved;         // (batch, protecteds)
+};
+
+// A whole block without gradients: hidden = W_out mixer(W_in norm(x)), y = x + hidden, the mixer in both directions. y,
+// hidden and p are dense. Tokens may be merged in the same go, image by image.
+struct BlockDirection {
+    const float *conv_weight, *conv_bias;  // (channels, taps), (channels)
+    const float *projection;               // (rank + 2 state, channels)
+    const float *dt_weight, *dt_bias;      // (channels, rank), (channels)
+    const float *A_log, *D;                // (channels, state), (channels)
+    float *p;                              // (batch, tokens, rank + 2 state): dt, B and C
+};
+
+struct BlockForward {
+    int64_t batch, tokens, width, channels, state, rank, taps, threads;
+    double eps, scale;
+    In x, time;
+    const float *norm, *in_proj, *out_proj;  // (width), (2 channels, width), (width, channels)
+    BlockDirection ways[2];                  // forward, backward
+    float *y, *hidden;                       // (batch, tokens, width); not written where tokens are merged
+    int64_t merged, by_stream;               // whether they are; by likeness of y instead of hidden
+    BipartiteMerge merge;                    // of x: y; its values, x, tokens, channels and threads are not read
 };
 
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");

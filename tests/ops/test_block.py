@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError, ShapeError
-from rmeeto.ops import Direction, block, instruction_sets, use_instruction_set
+from rmeeto.ops import (
+    Direction, Merging, bipartite_merge, block, instruction_sets, merged_block, use_instruction_set,
+)  # fmt: skip
+from rmeeto.ops.block.merging import MOST_TOKENS
+from rmeeto.ops.block.merging import fits as merge_fits
 from rmeeto.ops.block.native import fits
 
 from .kernels import native
@@ -223,3 +227,102 @@ def test_shapes_that_do_not_fit_are_named(change: dict[str, Any], message: str) 
 def test_native_is_refused_where_it_cannot_be_had() -> None:
     with pytest.raises(BackendError, match="float64 has no kernel"):
         results(mapped(make(1, 5, 4, 8, 3, 2, 4), Tensor.double), "native")
+
+
+MERGINGS = [
+    (Merging(3), "hidden", True),
+    (Merging(3), "x", False),
+    (Merging(5, ordered=False, official=True), "hidden", True),
+    (Merging(4, "l1", 2, 1, True, mode="prune"), "hidden", True),
+    (Merging(2, "l2", mode="mean"), "x", True),
+]
+
+
+def merged_both_ways(
+    shape: tuple[int, ...], merging: Merging, feature: str, *, sized: bool
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """A block and a merge in one go, and one after the other."""
+    arguments = make(*shape, time=sized)
+    b, n = shape[:2]
+    random = torch.Generator().manual_seed(3)
+    size = torch.randint(1, 5, (b, n), generator=random).float() if sized else None
+    places = torch.randint(n, (b, 1), generator=random)
+    made = block(**arguments, backend="native")
+    values = made.hidden if feature == "hidden" else made.y
+    apart = bipartite_merge(made.y, size, values, places, **merging._asdict(), backend="native")
+    at_once = merged_block(**arguments, size=size, places=places, merging=merging, feature=feature)
+    return [[m.x, m.size, m.places, m.mapping.index, m.mapping.kept] for m in (at_once, apart)]
+
+
+@native
+@pytest.mark.parametrize(("merging", "feature", "sized"), MERGINGS)
+@pytest.mark.parametrize("shape", [SHAPES[4], SHAPES[6], SHAPES[8], LONG])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_merge_in_the_same_go_equals_one_behind(
+    shape: tuple[int, ...], merging: Merging, feature: str, sized: bool, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        at_once, apart = merged_both_ways(shape, merging, feature, sized=sized)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(at_once, apart, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_where_the_kernel_cannot_it_is_a_block_and_a_merge() -> None:
+    arguments, places = make(2, 20, 8, 16, 4, 2, 4), torch.full((2, 1), 9)
+    wanted = merged_block(**arguments, size=None, places=places, merging=Merging(4), backend="reference")
+    leaves = mapped(arguments, lambda t: t.requires_grad_())
+    found = merged_block(**leaves, size=None, places=places, merging=Merging(4))
+    assert torch.equal(found.mapping.index, wanted.mapping.index)
+    torch.testing.assert_close(found.x, wanted.x, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(found.x.square().sum(), leaves["x"])[0].abs().sum() > 0
+
+
+@native
+def test_too_many_tokens_for_one_thread_are_merged_apart() -> None:
+    long = torch.zeros(1, MOST_TOKENS + 1, 4)
+    assert not merge_fits(long, None, torch.zeros(1, 1, dtype=torch.int64), "sum")
+    assert merge_fits(long[:, 1:], None, torch.zeros(1, 1, dtype=torch.int64), "sum")
+
+
+@native
+def test_an_empty_batch_of_a_block_that_merges() -> None:
+    places = torch.empty(0, 1, dtype=torch.int64)
+    made = merged_block(**make(0, 9, 4, 8, 3, 2, 4), size=None, places=places, merging=Merging(2))
+    assert (made.x.shape, made.mapping.index.shape) == ((0, 7, 4), (0, 9))
+
+
+@native
+def test_places_that_are_none_are_refused() -> None:
+    arguments = make(2, 9, 4, 8, 3, 2, 4)
+    with pytest.raises(IndexError, match="outside its range"):
+        merged_block(**arguments, size=None, places=torch.full((2, 1), 9), merging=Merging(2))
+    with pytest.raises(ShapeError, match="r = 5 of 8 patch tokens"):
+        merged_block(**arguments, size=None, places=torch.zeros(2, 1, dtype=torch.int64), merging=Merging(5))
+
+
+@native
+def test_opcheck_of_a_block_that_merges() -> None:
+    a = make(2, 19, 12, 24, 4, 3, 4, time=True)
+    weights = (a["norm_weight"], a["in_proj"], a["out_proj"])
+    tensors = (a["x"], a["time"], *weights, *a["directions"][0], *a["directions"][1])
+    merge = (1e-5, 0.5, "hidden", torch.ones(2, 19), torch.full((2, 1), 9), *Merging(4, mode="prune"))
+    torch.library.opcheck(torch.ops.rmeeto.block_merge.default, (*tensors, *merge))
+
+
+@native
+def test_the_flop_counter_sees_block_and_merge() -> None:
+    arguments, totals = {**make(2, 20, 12, 24, 4, 3, 4)}, []
+    places = torch.zeros(2, 1, dtype=torch.int64)
+    for backend in ("auto", "reference"):
+        with FlopCounterMode(display=False) as counter:
+            if backend == "auto":
+                merged_block(**arguments, size=None, places=places, merging=Merging(4))
+            else:
+                made = block(**arguments)
+                bipartite_merge(made.y, None, made.hidden, places, 4)
+        totals.append(counter.get_total_flops())
+    assert totals[0] == totals[1] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Literal, Protocol
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -17,6 +18,20 @@ from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
 
+class Merger(Protocol):
+    """What may stand in a slot and be done in one go with the block in front."""
+
+    @property
+    def feature(self) -> Literal["hidden", "x"]:
+        """What is compared: the mixer's output, or the stream."""
+
+    def merging(self, tokens: Tokens) -> ops.Merging | None:
+        """How the tokens, as they enter the block, will be merged behind it; None where it takes more than that."""
+
+    def after(self, tokens: Tokens, made: ops.Merged) -> Tokens:
+        """The tokens of which that was made."""
+
+
 class Block(nn.Module):
     """x <- x + drop_path(mixer(norm(x))), and what the mixer computed travels on as features."""
 
@@ -28,20 +43,37 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         if self._is_one():
-            mixer, norm = self.mixer, self.norm
-            made = ops.block(
-                tokens.x,
-                parameter(norm, "weight"),
-                parameter(mixer.in_proj, "weight"),
-                mixer.directions,
-                parameter(mixer.out_proj, "weight"),
-                tokens.time,
-                eps=norm.eps,
-                scale=mixer.scale,
-            )
+            mixer = self.mixer
+            made = ops.block(tokens.x, *self._weights(), tokens.time, eps=self.norm.eps, scale=mixer.scale)
             return replace(tokens, x=made.y, features=mixer.features(made.hidden, made.projected))
         features = self.mixer(self.norm(tokens.x), tokens.time)
         return replace(tokens, x=tokens.x + self.drop_path(features.hidden), features=features)
+
+    def merged(self, tokens: Tokens, slot: Merger) -> Tokens | None:
+        """Tokens after the block and the merge in the slot behind it, in one go; None where that must be two."""
+        if not (is_bare(self, Block) and self._is_one()) or (merging := slot.merging(tokens)) is None:
+            return None
+        made = ops.merged_block(
+            tokens.x,
+            *self._weights(),
+            tokens.time,
+            tokens.size,
+            tokens.places,
+            merging,
+            feature=slot.feature,
+            eps=self.norm.eps,
+            scale=self.mixer.scale,
+        )
+        return slot.after(tokens, made)
+
+    def _weights(self) -> tuple[Tensor, Tensor, tuple[ops.Direction, ops.Direction], Tensor]:
+        mixer = self.mixer
+        return (
+            parameter(self.norm, "weight"),
+            parameter(mixer.in_proj, "weight"),
+            mixer.directions,
+            parameter(mixer.out_proj, "weight"),
+        )
 
     def _is_one(self) -> bool:
         """Whether nobody has changed or watches a part, so that all parts may be computed in one go."""
@@ -83,7 +115,10 @@ def recomputing(block: nn.Module, tokens: Tokens) -> Tokens:
 def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module], call: Call = plainly) -> Tokens:
     """Pass tokens through each block, called by `call`, and the slot behind it."""
     for block, slot in zip(blocks, slots, strict=True):
-        tokens = slot(call(block, tokens))
+        merged = None
+        if call is plainly and isinstance(block, Block) and hasattr(slot, "merging"):
+            merged = block.merged(tokens, slot)
+        tokens = slot(call(block, tokens)) if merged is None else merged
     return tokens
 
 

@@ -11,8 +11,8 @@ convolution, whose references are loops, have Triton kernels for GPUs, too. With
 from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_instruction_set
 from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
 from rmeeto.ops.bimamba import Direction, bimamba
-from rmeeto.ops.bipartite_merge import bipartite_merge
-from rmeeto.ops.block import Blocked, block
+from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge
+from rmeeto.ops.block import Blocked, block, merged_block
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
 from rmeeto.ops.rms_norm import rms_norm
@@ -26,6 +26,8 @@ __all__ = [
     "Blocked",
     "Direction",
     "Match",
+    "Merged",
+    "Merging",
     "NativeInfo",
     "SlowPathWarning",
     "bimamba",
@@ -34,6 +36,7 @@ __all__ = [
     "causal_conv",
     "instruction_sets",
     "linear",
+    "merged_block",
     "native_info",
     "report",
     "rms_norm",

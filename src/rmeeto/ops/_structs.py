@@ -19,7 +19,9 @@ _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
 _NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
 _NORM_BACKWARD = struct.Struct("=4qd9q")  # the same inputs, dy, two gradients
-_BLOCK_FORWARD = struct.Struct("=8q2d27q")  # 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results
+# 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results, 2 numbers, a BipartiteMerge
+_BLOCK_FORWARD = struct.Struct("=8q2d56q")
+_NO_MERGE = (0,) * 29
 _TOKEN_MATCH = struct.Struct("=19q")  # 10 numbers, values, places, rows, four results
 _TOKEN_PLAN = struct.Struct("=14q")  # 7 numbers, five tensors, two results
 _TOKEN_MERGE = struct.Struct("=17q")  # MergeGroups, 2 numbers, x, places, three results
@@ -176,8 +178,37 @@ class NormBackward(NamedTuple):
         return [x, weight, dy], _NORM_BACKWARD.pack(*sizes, *walk(x), address(weight), *walk(dy), *gradients)
 
 
+class MergeCall(NamedTuple):
+    """How tokens are merged, beside the values: the results are written, kept where it is wanted."""
+
+    places: Tensor  # (b, k)
+    size: Tensor | None  # (b, n)
+    how: tuple[int, ...]  # r, similarity, rank, first, by_sequence, ordered, official, forget
+    results: tuple[Tensor | None, ...]  # index, kept, y, sizes, moved
+
+    def fields(self, sizes: tuple[int, ...], walks: tuple[int, ...]) -> tuple[list[Any], tuple[int, ...]]:
+        """A `BipartiteMerge`: sizes are batch, tokens, width and channels, walks those of the values and of x."""
+        places, size = indices(self.places), dense(self.size)
+        numbers = (*sizes, places.shape[1], *self.how, torch.get_num_threads())
+        addresses = [address(t) for t in (places, size, *self.results)]
+        return [places, size], (*numbers, *walks, *addresses)
+
+
+class BipartiteMerge(NamedTuple):
+    """One call: what a `MergeCall` says is written."""
+
+    values: Tensor  # (b, n, d)
+    x: Tensor  # (b, n, c)
+    merge: MergeCall
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        values, x = rows(self.values), rows(self.x)
+        held, fields = self.merge.fields((*values.shape, x.shape[2]), (*walk(values), *walk(x)))
+        return [values, x, held], _BIPARTITE_MERGE.pack(*fields)
+
+
 class BlockForward(NamedTuple):
-    """One call: y, hidden and what both directions projected are written."""
+    """One call: y and hidden, or what a merge leaves of them, and what both directions projected are written."""
 
     x: Tensor
     time: Tensor | None
@@ -185,9 +216,10 @@ class BlockForward(NamedTuple):
     ways: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # the fields of two `Direction`s
     eps: float
     scale: float
-    y: Tensor
-    hidden: Tensor
     projected: tuple[Tensor, Tensor]
+    results: tuple[Tensor, Tensor] | None  # y, hidden
+    merge: MergeCall | None = None
+    by_stream: bool = False
 
     def pack(self) -> tuple[list[Any], bytes]:
         x, time = rows(self.x), None if self.time is None else self.time.float()
@@ -197,8 +229,13 @@ class BlockForward(NamedTuple):
         sizes = (*x.shape, channels, state, rank, taps, torch.get_num_threads())
         directions = [t.data_ptr() for way, p in zip(ways, self.projected, strict=True) for t in (*way, p)]
         fields = (*sizes, self.eps, self.scale, *walk(x), *walk(time), *[t.data_ptr() for t in weights], *directions)
-        packed = _BLOCK_FORWARD.pack(*fields, self.y.data_ptr(), self.hidden.data_ptr())
-        return [x, time, weights, ways], packed
+        held: list[Any] = [x, time, weights, ways]
+        merging: tuple[int, ...] = _NO_MERGE
+        if self.merge is not None:
+            kept, call = self.merge.fields((0, 0, 0, 0), (0,) * 6)
+            held, merging = [*held, kept], (1, self.by_stream, *call)
+        results = self.results or (None, None)
+        return held, _BLOCK_FORWARD.pack(*fields, *[address(t) for t in results], *merging)
 
 
 class TokenMatch(NamedTuple):
@@ -288,24 +325,6 @@ class TokenMergeBackward(NamedTuple):
         held, fields = self.groups.fields(self.dy.shape[2])
         dy = rows(self.dy)
         return [*held, dy], _TOKEN_MERGE_BACKWARD.pack(*fields, *walk(dy), address(self.dx))
-
-
-class BipartiteMerge(NamedTuple):
-    """One call: the results are written, kept where it is wanted."""
-
-    values: Tensor  # (b, n, d)
-    x: Tensor  # (b, n, c)
-    places: Tensor  # (b, k)
-    size: Tensor | None  # (b, n)
-    how: tuple[int, ...]  # r, similarity, rank, first, by_sequence, ordered, official, forget
-    results: tuple[Tensor | None, ...]  # index, kept, y, sizes, moved
-
-    def pack(self) -> tuple[list[Any], bytes]:
-        values, x, places, size = rows(self.values), rows(self.x), indices(self.places), dense(self.size)
-        sizes = (*values.shape, x.shape[2], places.shape[1], *self.how, torch.get_num_threads())
-        written = [address(t) for t in self.results]
-        reads = (*walk(values), *walk(x), address(places), address(size))
-        return [values, x, places, size], _BIPARTITE_MERGE.pack(*sizes, *reads, *written)
 
 
 _KERNELS = {

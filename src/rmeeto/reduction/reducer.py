@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rmeeto._bare import is_bare, is_watched
 from rmeeto.errors import SettingsError
-from rmeeto.ops import bipartite_merge, token_merge
+from rmeeto.ops import Merged, Merging, bipartite_merge, token_merge
 from rmeeto.reduction.features import compared
 from rmeeto.reduction.matchers import bipartite, matcher_of
 from rmeeto.reduction.ordering import new_map, shuffled_map
@@ -82,8 +82,42 @@ class Reducer(nn.Module):
         if removal == 0:
             return tokens
         if self._is_one(tokens):
-            return _merged_at_once(tokens, removal, self.settings)
+            values, merging = compared(tokens, self.settings.feature), self._merging(tokens, removal)
+            how = merging._asdict()
+            return self.after(tokens, bipartite_merge(tokens.x, tokens.size, values, tokens.places, **how))
         return merged(tokens, self.planner(tokens), self.settings)
+
+    @property
+    def feature(self) -> Feature:
+        """What is compared."""
+        return self.settings.feature
+
+    def merging(self, tokens: Tokens) -> Merging | None:
+        """How these tokens will be merged once a block has changed them; None where it takes more than one op.
+
+        A Vision Mamba asks, whose block and merge may be one op.
+        """
+        removal = removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])
+        if not removal or self.settings.feature not in ("hidden", "x") or not is_bare(self, Reducer):
+            return None
+        return self._merging(tokens, removal) if self._is_one(tokens) else None
+
+    def after(self, tokens: Tokens, made: Merged) -> Tokens:
+        """The tokens of which that was made by `merging`."""
+        return _after(tokens, made.x, made.size, made.places, made.mapping, self.settings)
+
+    def _merging(self, tokens: Tokens, removal: int) -> Merging:
+        settings = self.settings
+        return Merging(
+            removal,
+            settings.similarity,
+            settings.rank,
+            first_source(tokens, settings),
+            settings.split == "sequence",
+            settings.order == "ordered",
+            settings.class_place == "official",
+            settings.mode,
+        )
 
     def _is_one(self, tokens: Tokens) -> bool:
         """Whether the method itself is asked for and nobody watches its plan, so that all may be done in one go."""
@@ -111,25 +145,6 @@ class Reducer(nn.Module):
 def merged(tokens: Tokens, mapping: TokenMap, settings: Settings) -> Tokens:
     """Carry out a plan: residual stream, sizes, places, origin; the features were the last mixer's and are gone."""
     return _after(tokens, *_merged_values(tokens, mapping, settings), mapping, settings)
-
-
-def _merged_at_once(tokens: Tokens, removal: int, settings: Settings) -> Tokens:
-    """What `merged` gives of the plan that the bipartite matcher makes."""
-    made = bipartite_merge(
-        tokens.x,
-        tokens.size,
-        compared(tokens, settings.feature),
-        tokens.places,
-        removal,
-        similarity=settings.similarity,
-        rank=settings.rank,
-        first=first_source(tokens, settings),
-        by_sequence=settings.split == "sequence",
-        ordered=settings.order == "ordered",
-        official=settings.class_place == "official",
-        mode=settings.mode,
-    )
-    return _after(tokens, made.x, made.size, made.places, made.mapping, settings)
 
 
 def _after(tokens: Tokens, x: Tensor, size: Tensor, places: Tensor, mapping: TokenMap, settings: Settings) -> Tokens:

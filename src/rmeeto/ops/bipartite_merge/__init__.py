@@ -13,7 +13,7 @@ from rmeeto.ops.bipartite_merge.reference import bipartite_merge_reference
 from rmeeto.schedule import MergeMode
 from rmeeto.tokens import TokenMap
 
-__all__ = ["Merged", "bipartite_merge", "bipartite_merge_reference"]
+__all__ = ["Merged", "Merging", "bipartite_merge", "bipartite_merge_reference", "check_merge"]
 
 
 class Merged(NamedTuple):
@@ -23,6 +23,19 @@ class Merged(NamedTuple):
     size: Tensor  # (b, n - r)
     places: Tensor  # (b, k)
     mapping: TokenMap  # of the n tokens onto n - r
+
+
+class Merging(NamedTuple):
+    """How a merge is done: the arguments of `bipartite_merge` that are no tensors."""
+
+    r: int
+    similarity: str = "cosine"
+    rank: int = 1
+    first: int = 0
+    by_sequence: bool = False
+    ordered: bool = True
+    official: bool = False
+    mode: MergeMode = "sum"
 
 
 def bipartite_merge(
@@ -53,7 +66,7 @@ def bipartite_merge(
     Source: arXiv 2412.12496, section 3.
     """
     if backends.setting(backend) in ("auto", "native") and native.fits(x, size, values, places, mode):
-        _check(x, size, values, places, r, first, rank, similarity)
+        check_merge(x, size, values, places, r, first, rank, similarity)
         weights, how = None if mode == "mean" else size, (similarity, rank, first, by_sequence, ordered, official, mode)
         y, sizes, moved, index, kept = native.op(x, weights, values, places, r, *how)
         mapping = TokenMap(index, x.shape[1] - r, kept if mode == "prune" else None)
@@ -76,9 +89,10 @@ def bipartite_merge(
     return Merged(*made)
 
 
-def _check(
+def check_merge(
     x: Tensor, size: Tensor | None, values: Tensor, places: Tensor, r: int, first: int, rank: int, similarity: str
 ) -> None:
+    """Raise ShapeError where these cannot be merged."""
     shape = x.shape[:2]
     if x.dim() != 3 or values.dim() != 3 or places.dim() != 2 or values.shape[:2] != shape:
         raise ShapeError(

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops import _library
-from rmeeto.ops._structs import BipartiteMerge, run
+from rmeeto.ops._structs import BipartiteMerge, MergeCall, run
 from rmeeto.ops._tensors import LIBRARY, wants_gradient
 from rmeeto.ops.backends import KINDS
 from rmeeto.ops.bipartite_merge import cost
@@ -54,20 +54,25 @@ def _forward(
         wide = y if y.dtype is torch.float32 else torch.empty(y.shape, dtype=torch.float32)
         flags = (r, SIMILARITIES.index(similarity), *numbers, mode == "mean")
         wanted = kept if mode == "prune" else None
-        run([BipartiteMerge(values, x, places, size, flags, (index, wanted, wide, sizes, moved))])
+        run([BipartiteMerge(values, x, MergeCall(places, size, flags, (index, wanted, wide, sizes, moved)))])
         if wide is not y:
             y.copy_(wide)
     return made
 
 
 def _new(x: Tensor, size: Tensor | None, values: Tensor, places: Tensor, r: int, *how: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    return made_by(x, places, r, how[-1])
+
+
+def made_by(x: Tensor, places: Tensor, r: int, mode: str) -> tuple[Tensor, ...]:
+    """Room for what a merge of x gives: x, the sizes, the places, index and kept (empty where nothing is pruned)."""
     batch, tokens, channels = x.shape
     return (
         x.new_empty((batch, tokens - r, channels)),
         x.new_empty((batch, tokens - r), dtype=torch.float32),
         places.new_empty(places.shape, dtype=torch.int64),
         places.new_empty((batch, tokens), dtype=torch.int64),
-        places.new_empty((batch, tokens) if how[-1] == "prune" else (0,), dtype=torch.bool),
+        places.new_empty((batch, tokens) if mode == "prune" else (0,), dtype=torch.bool),
     )
 
 

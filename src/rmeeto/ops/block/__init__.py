@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
 from rmeeto.ops.bimamba import Direction, check_directions
+from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge, check_merge
+from rmeeto.ops.block import merging as native_merge
 from rmeeto.ops.block import native
 from rmeeto.ops.block.reference import block_reference
+from rmeeto.tokens import TokenMap
 
-__all__ = ["Blocked", "block", "block_reference"]
+__all__ = ["Blocked", "block", "block_reference", "merged_block"]
 
 
 class Blocked(NamedTuple):
@@ -55,6 +58,43 @@ def block(
         return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale))
     found = block_reference(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
     return Blocked(*found)
+
+
+def merged_block(
+    x: Tensor,
+    norm_weight: Tensor,
+    in_proj: Tensor,
+    directions: tuple[Direction, Direction],
+    out_proj: Tensor,
+    time: Tensor | None,
+    size: Tensor | None,
+    places: Tensor,
+    merging: Merging,
+    *,
+    feature: Literal["hidden", "x"] = "hidden",
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    backend: str | None = None,
+) -> Merged:
+    """`block`, and `bipartite_merge` of its y by the likeness of hidden, or of y itself where feature is "x".
+
+    Shapes as there. The native form is for what that of `block` is for, and for 2,048 tokens at most: what an image's
+    block gives is merged while it is in the cache, and only what is left of it is written. Else the two are called one
+    after the other. Backends, errors and sources are theirs.
+    """
+    _check(x, norm_weight, in_proj, directions, out_proj, time)
+    tensors = (x, norm_weight, in_proj, out_proj, time, *directions[0], *directions[1])
+    asked = backends.setting(backend) in ("auto", "native")
+    if asked and native.fits(tensors, directions) and native_merge.fits(x, size, places, merging.mode):
+        check_merge(x, size, x, places, merging.r, merging.first, merging.rank, merging.similarity)
+        weights = (norm_weight, in_proj, out_proj, *directions[0], *directions[1])
+        made = native_merge.op(x, time, *weights, eps, scale, feature, size, places, *merging)
+        y, sizes, moved, index, kept = made
+        return Merged(y, sizes, moved, TokenMap(index, y.shape[1], kept if merging.mode == "prune" else None))
+    found = block(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
+    values = found.hidden if feature == "hidden" else found.y
+    how: dict[str, Any] = merging._asdict()
+    return bipartite_merge(found.y, size, values, places, backend=backend, **how)
 
 
 def _check(

@@ -16,12 +16,12 @@ from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
 
-_WIDTH = len(Direction._fields)
+WIDTH = len(Direction._fields)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
+NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
 
 LIBRARY.define(
-    f"block(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {_NAMES}, float eps,"
+    f"block(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
     " float scale) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b)"
 )
 
@@ -67,9 +67,9 @@ def _forward(
     made = _results(x, parameters[2])
     if x.numel():
         y, hidden, *projected = made
-        ways = (tuple(parameters[:_WIDTH]), tuple(parameters[_WIDTH:]))
+        ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
         weights = (norm_weight, in_proj, out_proj)
-        run([BlockForward(x, time, weights, ways, eps, scale, y, hidden, (projected[0], projected[1]))])
+        run([BlockForward(x, time, weights, ways, eps, scale, (projected[0], projected[1]), (y, hidden))])
     return made
 
 

@@ -1,0 +1,73 @@
+"""A block and the merge behind it as the torch op `rmeeto::block_merge`, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.ops._structs import BlockForward, MergeCall, run
+from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops.bipartite_merge import cost as merge_cost
+from rmeeto.ops.bipartite_merge.native import MODES, SIMILARITIES, made_by
+from rmeeto.ops.block import cost
+from rmeeto.ops.block.native import NAMES, WIDTH
+
+# A single image is merged by one thread here: longer ones are worth a step of their own.
+MOST_TOKENS = 2048
+_WEIGHTS = 5 + 2 * WIDTH  # x, time, three weights and the parameters of both directions
+
+LIBRARY.define(
+    f"block_merge(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
+    " float scale, str feature, Tensor? size, Tensor places, int r, str similarity, int rank, int first,"
+    " bool by_sequence, bool ordered, bool official, str mode)"
+    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)"
+)
+op = torch.ops.rmeeto.block_merge.default
+
+
+def fits(x: Tensor, size: Tensor | None, places: Tensor, mode: str) -> bool:
+    """Whether the kernel has code for this merge, the block being one for it."""
+    return (
+        x.shape[1] <= MOST_TOKENS
+        and mode in MODES
+        and places.is_cpu
+        and (size is None or (size.dtype is torch.float32 and size.is_cpu and not size.requires_grad))
+    )
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
+    x, time, *weights = arguments[:_WEIGHTS]
+    eps, scale, feature, size, places, r, similarity, *numbers, mode = arguments[_WEIGHTS:]
+    made = _new(*arguments)
+    if x.numel():
+        y, sizes, moved, index, kept = made
+        norm_weight, in_proj, out_proj, *parameters = weights
+        p = [x.new_empty((*x.shape[:2], way[2].shape[0])) for way in (parameters[:WIDTH], parameters[WIDTH:])]
+        flags = (r, SIMILARITIES.index(similarity), *numbers, mode == "mean")
+        results = (index, kept if mode == "prune" else None, y, sizes, moved)
+        merge = MergeCall(places, None if mode == "mean" else size, flags, results)
+        ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
+        given = (x, time, (norm_weight, in_proj, out_proj), ways, eps, scale, (p[0], p[1]))
+        run([BlockForward(*given, None, merge, feature == "x")])
+    return made
+
+
+def _new(*arguments: Any) -> tuple[Tensor, ...]:
+    x, (_eps, _scale, _feature, _size, places, r, *_, mode) = arguments[0], arguments[_WEIGHTS:]
+    return made_by(x, places, r, mode)
+
+
+def _flops(*arguments: Any, out_shape: object = None) -> int:  # noqa: ARG001
+    shapes: Sequence[Any] = arguments
+    x, places, r, *how = shapes[0], *shapes[_WEIGHTS + 4 :]
+    merge = merge_cost.forward_formula(x, None, x, places, r, *how)
+    return cost.forward_formula(*shapes[:_WEIGHTS]) + merge
+
+
+LIBRARY.impl("block_merge", _forward, "CPU")
+torch.library.register_fake("rmeeto::block_merge", _new, lib=LIBRARY)
+register_flop_formula(torch.ops.rmeeto.block_merge)(_flops)
