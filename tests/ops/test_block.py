@@ -11,7 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import (
-    Direction, Merging, bipartite_merge, block, instruction_sets, merged_block, use_instruction_set,
+    Direction,
+    Merging,
+    bipartite_merge,
+    block,
+    instruction_sets,
+    merged_block,
+    use_instruction_set,
 )  # fmt: skip
 from rmeeto.ops.block.merging import MOST_TOKENS
 from rmeeto.ops.block.merging import fits as merge_fits
