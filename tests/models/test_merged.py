@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmeeto.models import create
+from rmeeto.ops import native_info
 from rmeeto.reduction import Settings, attach, detach, trace
 from rmeeto.schedule import Schedule
 
@@ -51,3 +53,43 @@ def test_a_video_is_drawn_with_its_frames_one_under_the_other():
     assert model.grid_size == (8, 2, 2)
     assert record.grid == (16, 2)
     assert record.groups == tuple(range(1, 33))
+
+
+class Named(TorchDispatchMode):
+    """Names of the package's ops, in the order of their calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name.startswith("rmeeto::"):
+            self.names.append(func._schema.name.removeprefix("rmeeto::"))
+        return func(*args, **(kwargs or {}))
+
+
+IN_ONE, IN_TWO = ["block_merge"], ["block", "bipartite_merge"]
+WATCHING = {
+    "nobody": (None, IN_ONE),
+    "a hook on the block": (lambda model: model.layers[1].register_forward_hook(lambda *_: None), IN_TWO),
+    "a hook on the slot": (lambda model: model.slots[1].register_forward_pre_hook(lambda *_: None), IN_TWO),
+    "another feature": (lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(feature="B")), IN_TWO),
+    "the stream": (lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(feature="x")), IN_ONE),
+}
+
+
+@pytest.mark.skipif(native_info() is None, reason="no native kernels here")
+@pytest.mark.parametrize("watching", WATCHING)
+def test_block_and_merge_are_one_op_where_nobody_looks_between(watching):
+    torch.manual_seed(0)
+    model, images = create("vim_nano", img_size=12, embed_dim=16, depth=3).eval(), torch.randn(2, 1, 12, 12)
+    attach(model, Schedule.of([0, 3, 0]))
+    change, wanted = WATCHING[watching]
+    if change is not None:
+        change(model)
+    with torch.no_grad(), Named() as seen:
+        found = model(images)
+    assert seen.names == ["block", *wanted, "block"]
+    with torch.no_grad(), trace(model) as traced:
+        assert torch.equal(model(images), found)
+    assert traced.composed().length == 34

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module],
     for block, slot in zip(blocks, slots, strict=True):
         merged = None
         if call is plainly and isinstance(block, Block) and hasattr(slot, "merging"):
-            merged = block.merged(tokens, slot)
+            merged = block.merged(tokens, cast("Merger", slot))
         tokens = slot(call(block, tokens)) if merged is None else merged
     return tokens
 
