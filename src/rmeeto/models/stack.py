@@ -88,6 +88,9 @@ class Block(nn.Module):
             and not is_watched()
         )
 
+    # torch.compile asks once and keeps the answer, instead of asking all of it in front of every call.
+    _is_one._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
 
 # How a block is run: its plain call, or another that gives the same.
 Call = Callable[[nn.Module, Tokens], Tokens]
