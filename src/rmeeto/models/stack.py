@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from rmeeto.models.mixer import Mixer
 from rmeeto.tokens import Tokens
 
 
+@runtime_checkable
 class Merger(Protocol):
     """What may stand in a slot and be done in one go with the block in front."""
 
