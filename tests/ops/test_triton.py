@@ -64,6 +64,7 @@ LARGE = ("u", "delta", "z", "y", "dy", "du", "ddelta", "dz", "B", "C", "dB", "dC
 FLOATS = ("rates", "packed", "D", "bias", "time", "states", "partial", "scratch", "sums", "dtime", "weights")
 
 
+@pytest.mark.filterwarnings("ignore:AnnAssign.__init__ missing:DeprecationWarning")  # Triton itself, on Python 3.13
 @has_triton
 @pytest.mark.parametrize(("op", "kernel", "fixed", "large", "warps"), COMPILED)
 def test_the_compiler_takes_them_without_a_gpu(
