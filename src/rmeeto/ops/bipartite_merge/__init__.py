@@ -10,6 +10,7 @@ from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
 from rmeeto.ops.bipartite_merge import native
 from rmeeto.ops.bipartite_merge.reference import bipartite_merge_reference
+from rmeeto.ops.token_match import check_choice
 from rmeeto.schedule import MergeMode
 from rmeeto.tokens import TokenMap
 
@@ -105,11 +106,4 @@ def check_merge(
             f"places {tuple(places.shape)} and sizes {given} do not fit x {tuple(x.shape)}; they must be (b, k) and "
             "(b, n)"
         )
-    if first not in (0, 1) or rank < 1 or similarity not in native.SIMILARITIES:
-        raise ShapeError(
-            f"first = {first}, rank = {rank}, similarity = {similarity!r}; they must be 0 or 1, 1 or more, "
-            f"and one of {', '.join(native.SIMILARITIES)}"
-        )
-    patches = shape[1] - places.shape[1]
-    if patches < 2 or not 0 <= r <= (patches - first + 1) // 2:
-        raise ShapeError(f"r = {r} of {patches} patch tokens; there must be 2 or more, and r at most every second one")
+    check_choice(shape[1] - places.shape[1], r, similarity=similarity, rank=rank, first=first)

@@ -10,7 +10,7 @@ from rmeeto.ops import backends
 from rmeeto.ops.token_match import native
 from rmeeto.ops.token_match.reference import Match, token_match_reference
 
-__all__ = ["Match", "token_match", "token_match_reference"]
+__all__ = ["Match", "check_choice", "token_match", "token_match_reference"]
 
 
 def token_match(
@@ -50,13 +50,7 @@ def token_match(
             "they must be (batch, tokens, width) and (batch, protected): check them"
         )
     patches = values.shape[1] - places.shape[1]
-    if first not in (0, 1) or rank < 1 or similarity not in native.SIMILARITIES:
-        raise ShapeError(
-            f"first = {first}, rank = {rank}, similarity = {similarity!r}; they must be 0 or 1, 1 or more, "
-            f"and one of {', '.join(native.SIMILARITIES)}"
-        )
-    if patches < 2 or not 0 <= r <= (patches - first + 1) // 2:
-        raise ShapeError(f"r = {r} of {patches} patch tokens; there must be 2 or more, and r at most every second one")
+    check_choice(patches, r, similarity=similarity, rank=rank, first=first)
     if rows is not None and tuple(rows.shape) != (values.shape[0], patches):
         raise ShapeError(f"rows has shape {tuple(rows.shape)}; with these values it must be {(len(values), patches)}")
     decide = backends.runs if values.dtype is torch.float64 else backends.choose
@@ -64,3 +58,14 @@ def token_match(
     if not decide("token_match", (values,), backend):
         return token_match_reference(values, places, r, **how)  # type: ignore[arg-type]
     return Match(*native.op(values, places, rows, r, similarity, rank, first, by_sequence))
+
+
+def check_choice(patches: int, r: int, *, similarity: str, rank: int, first: int) -> None:
+    """Raise ShapeError where r of so many patch tokens cannot be chosen so."""
+    if first not in (0, 1) or rank < 1 or similarity not in native.SIMILARITIES:
+        raise ShapeError(
+            f"first = {first}, rank = {rank}, similarity = {similarity!r}; they must be 0 or 1, 1 or more, "
+            f"and one of {', '.join(native.SIMILARITIES)}"
+        )
+    if patches < 2 or not 0 <= r <= (patches - first + 1) // 2:
+        raise ShapeError(f"r = {r} of {patches} patch tokens; there must be 2 or more, and r at most every second one")
