@@ -1,5 +1,6 @@
 // A whole block in one go, without gradients: norm, projection, convolution, scan, gate, projection, sum. What lies
-// between is of one image at a time and stays in the caches; nothing but the results is written for all images.
+// between is of one image at a time, or of several with few tokens, and stays in the caches; nothing but the results is
+// written for all images.
 #pragma once
 #include "conv.h"
 #include "merge.h"
@@ -14,7 +15,6 @@ namespace {
 constexpr int64_t kRowFloats = 1 << 16;   // of rows that pass all panels of a weight in one go
 constexpr int64_t kCoreFloats = 1 << 18;  // of rows that may pass one panel after the other: a core's second cache
 constexpr int64_t kOwnImage = 16 << 20;   // bytes of one image up to which every thread has one for itself
-constexpr int64_t kLeastRows = 8;         // of a task where all threads share an image
 constexpr int64_t kManyImages = 4;        // from so many on, weights are laid out once for all of them
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -27,41 +27,64 @@ inline int64_t thread_number() {
 #endif
 }
 
-// How a product over the rows of an image is cut into tasks: some rows and all panels of a laid-out weight, or, where that
-// would pay for too few rows, all rows and one panel, which its task lays out.
-struct Cut {
-    bool laid_out;
-    int64_t tokens, rows;
+inline int64_t rows_at_once(const BlockForward &b) {
+    return larger(kRowFloats / larger(b.width, b.channels), kTileRows);
+}
 
-    Cut(const BlockForward &b, int64_t threads) : tokens(b.tokens) {
-        const int64_t widest = larger(b.width, b.channels);
-        laid_out = b.batch >= kManyImages || b.tokens * widest > kCoreFloats;
-        const int64_t rounds = ceil_div(b.tokens, larger(kRowFloats / widest, kLeastRows) * threads);
-        rows = larger(ceil_div(b.tokens, rounds * threads), kLeastRows);
+// Whether weights are laid out beforehand. Elsewhere that would pay for too few rows.
+inline bool lays_out(const BlockForward &b) {
+    return b.batch >= kManyImages || b.tokens * larger(b.width, b.channels) > kCoreFloats;
+}
+
+// Images that share the rows of a product: with few tokens one image would read all weights for a few rows.
+inline int64_t images_at_once(const BlockForward &b, int64_t threads) {
+    if (b.x.batch_stride != b.tokens * b.x.token_stride) return 1;
+    const int64_t most = larger(rows_at_once(b) / b.tokens, 1), rounds = ceil_div(b.batch, most * threads);
+    return ceil_div(b.batch, rounds * threads);
+}
+
+// How a product over rows is cut into tasks: some rows and all panels of a laid-out weight, or all rows and one panel,
+// which its task lays out.
+struct Cut {
+    int64_t total, rows;
+
+    Cut(const BlockForward &b, int64_t total, int64_t threads) : total(total) {
+        const int64_t rounds = ceil_div(total, rows_at_once(b) * threads);
+        rows = ceil_div(ceil_div(total, rounds * threads), kTileRows) * kTileRows;
     }
 
-    int64_t row_tasks() const { return ceil_div(tokens, rows); }
-    int64_t tasks(const Panels &w) const { return laid_out ? row_tasks() : w.count; }
-    int64_t end(int64_t task) const { return smaller(tokens, (task + 1) * rows); }
+    int64_t row_tasks() const { return ceil_div(total, rows); }
+    int64_t tasks(const Panels &w) const { return w.data ? row_tasks() : w.count; }
+    int64_t end(int64_t task) const { return smaller(total, (task + 1) * rows); }
 };
 
-// One image between its projections. The normed tokens lie where one direction's convolution will, the scan's result
-// where the other half was convolved. Rows are an odd number of cache lines apart: powers of two would crowd one
-// channel's tokens into a few sets of the first cache.
-struct BlockImage {
-    int64_t wide, narrow;  // floats from row to row
-    float *xz, *u[2];      // (tokens, 2 channels), (tokens, channels)
+// One image or several between their projections, all tokens in one sequence of rows. The normed tokens lie where one
+// direction's convolution will, the scan's result where the other half was convolved. Rows are an odd number of cache
+// lines apart: powers of two would crowd one channel's tokens into a few sets of the first cache.
+struct BlockImages {
+    int64_t wide, narrow;        // floats from row to row
+    float *xz, *u[2];            // (rows, 2 channels), (rows, channels)
+    int64_t first = 0, end = 0;  // of the batch
 
     static int64_t odd(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
     static int64_t narrow_of(const BlockForward &b) { return odd(larger(b.channels, b.width)); }
-    static int64_t bytes(const BlockForward &b) {
-        return b.tokens * (odd(2 * b.channels) + 2 * narrow_of(b)) * int64_t(sizeof(float)) + 4 * 64;
+    static int64_t bytes(const BlockForward &b, int64_t images) {
+        return images * b.tokens * (odd(2 * b.channels) + 2 * narrow_of(b)) * int64_t(sizeof(float)) + 4 * 64;
     }
 
-    BlockImage(const BlockForward &b, void *others) : wide(odd(2 * b.channels)), narrow(narrow_of(b)) {
+    BlockImages(const BlockForward &b, int64_t images, void *others)
+        : wide(odd(2 * b.channels)), narrow(narrow_of(b)) {
         Scratch memory(others);
-        xz = memory.array<float>(b.tokens * wide);
-        for (float *&each : u) each = memory.array<float>(b.tokens * narrow);
+        xz = memory.array<float>(images * b.tokens * wide);
+        for (float *&each : u) each = memory.array<float>(images * b.tokens * narrow);
+    }
+
+    // The same memory with other images in it.
+    BlockImages with(int64_t first_image, int64_t images, int64_t batch) const {
+        BlockImages other = *this;
+        other.first = first_image;
+        other.end = smaller(first_image + images, batch);
+        return other;
     }
 };
 
@@ -157,23 +180,23 @@ struct BlockShared {
         }
     }
 
-    void norm(const BlockImage &t, int64_t image, int64_t begin, int64_t end) const {
-        const float *x = b.x.data + image * b.x.batch_stride;
+    void norm(const BlockImages &t, int64_t begin, int64_t end) const {
+        const float *x = b.x.data + t.first * b.x.batch_stride;
         for (int64_t row = begin; row < end; ++row)
             norm_row(x + row * b.x.token_stride, b.norm, b.width, b.eps, t.u[0] + row * t.narrow);
     }
 
     // Normed tokens to u and z beside each other.
-    void project_in(const BlockImage &t, const Cut &cut, int64_t task, float *room) const {
+    void project_in(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
         const int64_t width = 2 * b.channels, step = t.wide;
-        const int64_t begin = in.data ? task * cut.rows : 0, end = in.data ? cut.end(task) : b.tokens;
+        const int64_t begin = in.data ? task * cut.rows : 0, end = in.data ? cut.end(task) : cut.total;
         float *xz = t.xz + begin * step;
         product(t.u[0] + begin * t.narrow, t.narrow, end - begin, in, in.data ? 0 : task, in.data ? in.count : task + 1,
                 room, [=](int64_t row, int64_t first, V v) { store(xz + row * step + first, v, width - first); });
     }
 
-    // Rows [begin, end) of an image, convolved in both directions, and their dt, B and C.
-    void convolve(const BlockImage &t, int64_t image, int64_t begin, int64_t end) const {
+    // Rows [begin, end), convolved in both directions, and their dt, B and C.
+    void convolve(const BlockImages &t, int64_t begin, int64_t end) const {
         const auto run = by_taps<ConvForwardTask>(b.taps);
         const int64_t width = outputs;
         for (int64_t way = 0; way < 2; ++way) {
@@ -183,38 +206,42 @@ struct BlockShared {
             call.channels = b.channels;
             call.taps = b.taps;
             call.reverse = way;
-            call.x = {t.xz, 0, t.wide};
-            call.y = {t.u[way], 0, t.narrow};
-            run(call, 0, way ? b.tokens - end : begin, way ? b.tokens - begin : end, conv[way]);
-            float *p = b.ways[way].p + (image * b.tokens + begin) * width;
+            for (int64_t image = begin / b.tokens, start; (start = image * b.tokens) < end; ++image) {
+                const int64_t from = larger(begin - start, 0), to = smaller(end - start, b.tokens);
+                call.x = {t.xz + start * t.wide, 0, t.wide};
+                call.y = {t.u[way] + start * t.narrow, 0, t.narrow};
+                run(call, 0, way ? b.tokens - to : from, way ? b.tokens - from : to, conv[way]);
+            }
+            float *p = b.ways[way].p + (t.first * b.tokens + begin) * width;
             product(t.u[way] + begin * t.narrow, t.narrow, end - begin, project[way], 0, project[way].count, nullptr,
                     [=](int64_t row, int64_t first, V v) { store(p + row * width + first, v, width - first); });
         }
     }
 
-    // One group of channels of an image through both scans.
-    void scan_group(const BlockImage &t, int64_t image, int64_t group, const SharedParameters<ScanForward> &parameters,
-                    V *h) const {
-        for (int64_t way = 0; way < 2; ++way) {
-            ScanForward call = scans[way];
-            const float *p = b.ways[way].p + image * b.tokens * outputs;
-            call.in.u = {t.u[way], 0, t.narrow};
-            call.in.delta = {p, 0, outputs};
-            call.in.B = {p + b.rank, 0, outputs};
-            call.in.C = {p + b.rank + b.state, 0, outputs};
-            if (way) call.in.z = {t.xz + b.channels, 0, t.wide};
-            if (b.time.data) call.in.time = {b.time.data + image * b.time.batch_stride, 0, b.time.token_stride};
-            call.y = {t.xz, 0, t.wide};
-            forward_task(call, 0, group * kForwardGroup, parameters.of(way, group), h);
-        }
+    // One group of channels of all images through both scans.
+    void scan_group(const BlockImages &t, int64_t group, const SharedParameters<ScanForward> &parameters, V *h) const {
+        for (int64_t image = t.first; image < t.end; ++image)
+            for (int64_t way = 0; way < 2; ++way) {
+                ScanForward call = scans[way];
+                const int64_t row = (image - t.first) * b.tokens;
+                const float *p = b.ways[way].p + image * b.tokens * outputs;
+                call.in.u = {t.u[way] + row * t.narrow, 0, t.narrow};
+                call.in.delta = {p, 0, outputs};
+                call.in.B = {p + b.rank, 0, outputs};
+                call.in.C = {p + b.rank + b.state, 0, outputs};
+                if (way) call.in.z = {t.xz + row * t.wide + b.channels, 0, t.wide};
+                if (b.time.data) call.in.time = {b.time.data + image * b.time.batch_stride, 0, b.time.token_stride};
+                call.y = {t.xz + row * t.wide, 0, t.wide};
+                forward_task(call, 0, group * kForwardGroup, parameters.of(way, group), h);
+            }
     }
 
     // The scans' sum to the results, or, where they are merged yet, to where the convolved rows were.
-    void project_out(const BlockImage &t, int64_t image, const Cut &cut, int64_t task, float *room) const {
-        const int64_t begin = out.data ? task * cut.rows : 0, end = out.data ? cut.end(task) : b.tokens;
+    void project_out(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
+        const int64_t begin = out.data ? task * cut.rows : 0, end = out.data ? cut.end(task) : cut.total;
         const int64_t width = b.width, step = b.x.token_stride, row_step = b.merged ? t.narrow : width;
-        const int64_t first_row = b.merged ? begin : image * b.tokens + begin;
-        const float *x = b.x.data + image * b.x.batch_stride + begin * step;
+        const int64_t first_row = b.merged ? begin : t.first * b.tokens + begin;
+        const float *x = b.x.data + t.first * b.x.batch_stride + begin * step;
         float *hidden = (b.merged ? t.u[1] : b.hidden) + first_row * row_step;
         float *y = (b.merged ? t.u[0] : b.y) + first_row * row_step;
         product(t.xz + begin * t.wide, t.wide, end - begin, out, out.data ? 0 : task, out.data ? out.count : task + 1,
@@ -225,28 +252,31 @@ struct BlockShared {
                 });
     }
 
-    // Merge an image's tokens; what a kernel answers.
-    int merge(const BlockImage &t, int64_t image) const {
-        BipartiteMerge m = b.merge;
-        m.batch = b.batch;
-        m.tokens = b.tokens;
-        m.channels = m.width = b.width;
-        m = one_image(m, image);
-        m.x = {t.u[0], 0, t.narrow};
-        m.values = {b.by_stream ? t.u[0] : t.u[1], 0, t.narrow};
-        return merge_images(m);
+    // Merge the tokens of each image; what a kernel answers.
+    int merge(const BlockImages &t) const {
+        for (int64_t image = t.first; image < t.end; ++image) {
+            const int64_t start = (image - t.first) * b.tokens * t.narrow;
+            BipartiteMerge m = b.merge;
+            m.batch = b.batch;
+            m.tokens = b.tokens;
+            m.channels = m.width = b.width;
+            m = one_image(m, image);
+            m.x = {t.u[0] + start, 0, t.narrow};
+            m.values = {t.u[b.by_stream ? 0 : 1] + start, 0, t.narrow};
+            if (const int found = merge_images(m)) return found;
+        }
+        return 0;
     }
 };
 
-// The phases of one image, each cut into tasks for the threads of the enclosing region.
+// The phases of some images, each cut into tasks for the threads of the enclosing region.
 struct BlockTasks {
     const BlockShared &shared;
     SharedParameters<ScanForward> &parameters;
-    const Cut &cut;
     int &problem;
 
-    void merge(const BlockImage &t, int64_t image) const {
-        const int found = shared.b.merged ? shared.merge(t, image) : 0;
+    void merge(const BlockImages &t) const {
+        const int found = shared.b.merged ? shared.merge(t) : 0;
         if (found) {
 #pragma omp atomic write
             problem = found;
@@ -266,64 +296,62 @@ struct BlockTasks {
         }
     }
 
-    // Together, with one image after the other.
-    void together(const BlockImage &t, int64_t image, const BlockThread &own) const {
+    // All threads together.
+    void together(const BlockImages &t, const BlockThread &own) const {
+        const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, shared.b.threads);
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, image, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, task * cut.rows, cut.end(task));
 #pragma omp for schedule(static)  // a thread's panels lie one after the other: the next one is asked for ahead
         for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < cut.row_tasks(); ++task)
-            shared.convolve(t, image, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.convolve(t, task * cut.rows, cut.end(task));
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t group = 0; group < parameters.groups; ++group)
-            shared.scan_group(t, image, group, parameters, own.h);
+        for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < cut.tasks(shared.out); ++task)
-            shared.project_out(t, image, cut, task, own.panel);
+        for (int64_t task = 0; task < cut.tasks(shared.out); ++task) shared.project_out(t, cut, task, own.panel);
 #pragma omp single
-        merge(t, image);
+        merge(t);
     }
 
     // The calling thread alone, with laid-out weights.
-    void alone(const BlockImage &t, int64_t image, const BlockThread &own) const {
-        shared.norm(t, image, 0, shared.b.tokens);
+    void alone(const BlockImages &t, const BlockThread &own) const {
+        const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, 1);
+        shared.norm(t, 0, cut.total);
         for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_in(t, cut, task, own.panel);
-        for (int64_t task = 0; task < cut.row_tasks(); ++task)
-            shared.convolve(t, image, task * cut.rows, cut.end(task));
-        for (int64_t group = 0; group < parameters.groups; ++group)
-            shared.scan_group(t, image, group, parameters, own.h);
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_out(t, image, cut, task, own.panel);
-        merge(t, image);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.convolve(t, task * cut.rows, cut.end(task));
+        for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
+        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_out(t, cut, task, own.panel);
+        merge(t);
     }
 };
 
 int block_forward(const BlockForward *calls, int64_t) {
     const BlockForward &b = *calls;
-    const int64_t threads = b.threads, image_bytes = BlockImage::bytes(b), thread_bytes = BlockThread::bytes(b);
-    const Cut whole(b, 1), cut(b, threads);
-    const bool own_image = cut.laid_out && (threads == 1 || image_bytes <= kOwnImage);
-    const int64_t alone = own_image ? b.batch / threads * threads : 0;  // images that one thread works on, each
-    const int64_t shared_bytes = BlockShared::bytes(b, cut.laid_out), images = alone ? threads : 1;
-    void *kept = kept_scratch(shared_bytes + images * image_bytes + threads * thread_bytes);
+    const int64_t threads = b.threads;
+    const bool laid_out = lays_out(b), apart = laid_out && (threads == 1 || BlockImages::bytes(b, 1) <= kOwnImage);
+    const int64_t images = images_at_once(b, apart ? threads : 1), sets = ceil_div(b.batch, images);
+    const int64_t alone = apart ? sets / threads * threads : 0;  // sets of images that one thread works on, each
+    const int64_t image_bytes = BlockImages::bytes(b, images), thread_bytes = BlockThread::bytes(b);
+    const int64_t shared_bytes = BlockShared::bytes(b, laid_out), places = alone ? threads : 1;
+    void *kept = kept_scratch(shared_bytes + places * image_bytes + threads * thread_bytes);
     if (!kept) return 1;
-    char *const first_image = static_cast<char *>(kept) + shared_bytes;
-    char *const first_thread = first_image + images * image_bytes;
+    char *const first_place = static_cast<char *>(kept) + shared_bytes;
+    char *const first_thread = first_place + places * image_bytes;
     Scratch memory(kept);
-    const BlockShared shared(b, cut.laid_out, memory);
+    const BlockShared shared(b, laid_out, memory);
     SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
     if (!parameters.all) return 1;
     int problem = 0;
-    const BlockTasks one_each = {shared, parameters, whole, problem}, all = {shared, parameters, cut, problem};
+    const BlockTasks tasks = {shared, parameters, problem};
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         const BlockThread own(b, first_thread + thread_number() * thread_bytes);
-        all.prepare();
+        tasks.prepare();
+        const BlockImages here(b, images, first_place + (alone ? thread_number() * image_bytes : 0));
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < alone; ++i)
-            one_each.alone(BlockImage(b, first_image + thread_number() * image_bytes), i, own);
-        const BlockImage image(b, first_image);
-        for (int64_t i = alone; i < b.batch; ++i) all.together(image, i, own);
+        for (int64_t set = 0; set < alone; ++set) tasks.alone(here.with(set * images, images, b.batch), own);
+        const BlockImages all(b, images, first_place);
+        for (int64_t set = alone; set < sets; ++set) tasks.together(all.with(set * images, images, b.batch), own);
     }
     return problem;
 }

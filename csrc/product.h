@@ -23,7 +23,7 @@ RMEETO_INLINE void tile(const float *rows, int64_t stride, int64_t inner, const 
             const V s = splat(rows[i * stride + c]);
             RMEETO_UNROLL
             for (int n = 0; n < N; ++n)
-                total[i][n] += Apart ? (V)((VI)(s - d[n]) & 0x7fffffff) : s * d[n];
+                total[i][n] += Apart ? magnitude(s - d[n]) : s * d[n];
         }
     }
     RMEETO_UNROLL
@@ -99,6 +99,14 @@ RMEETO_INLINE void product_rows(const float *x, int64_t stride, int64_t row, int
         for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
 }
 
+// What is left below a whole tile: `rows` of at most R.
+template <int R, class See>
+inline void last_rows(int64_t rows, const float *x, int64_t stride, int64_t row, int64_t inner, const float *panel,
+                      int64_t wide, int64_t first, See see) {
+    if (rows == R) return product_rows<R>(x, stride, row, inner, panel, wide, first, see);
+    if constexpr (R > 1) last_rows<R - 1>(rows, x, stride, row, inner, panel, wide, first, see);
+}
+
 // x W^T of some rows, `stride` floats apart, and the panels [begin, end): `see(row, first output, vector)` for every
 // vector of outputs. `room` holds a panel that is not laid out.
 template <class See>
@@ -115,9 +123,7 @@ inline void product(const float *x, int64_t stride, int64_t rows, const Panels &
             product_rows<kTileRows>(x, stride, row, w.inputs, panel, wide, first, see);
         }
         ahead.fetch();
-        for (; row + kTileRows / 2 <= rows; row += kTileRows / 2)
-            product_rows<kTileRows / 2>(x, stride, row, w.inputs, panel, wide, first, see);
-        for (; row < rows; ++row) product_rows<1>(x, stride, row, w.inputs, panel, wide, first, see);
+        last_rows<kTileRows - 1>(rows - row, x, stride, row, w.inputs, panel, wide, first, see);
     }
 }
 

@@ -37,22 +37,24 @@ inline void transpose(const float *rows, int64_t width, int64_t count, V *out) {
         for (int64_t k = first; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
 }
 
-// A transposed, times log2(e). True when no rate is positive.
-inline bool transpose_A(const float *A, int64_t state, int64_t count, V *out) {
+// A transposed, times log2(e), and behind it the largest of each channel's rates, whatever their signs; NaN where one is
+// NaN or infinite.
+inline void transpose_A(const float *A, int64_t state, int64_t count, V *out) {
     transpose(A, state, count, out);
-    VI positive = {};
+    V largest = {}, odd = {};
     for (int64_t k = 0; k < state; ++k) {
         out[k] *= kLog2e;
-        positive |= out[k] > V{};
+        largest = at_least(largest, magnitude(out[k]));
+        odd += out[k] * 0.0f;
     }
-    return !any(positive);
+    out[state] = largest + odd;
 }
 
 // What the recurrence reads for one chunk of tokens and one vector of channels.
 struct ScanInputs {
     V raw[kChunk];                                            // delta with its bias, before softplus
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
-    bool forward_time;                                        // no step is negative
+    bool near;                                                // all exponents are as `decays` wants them
 };
 
 struct ScanWalks {
@@ -102,8 +104,9 @@ inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first,
     }
 }
 
+// largest: of the channels' rates
 inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
-                        const V *W, ScanInputs &in) {
+                        const V *W, V largest, ScanInputs &in) {
     const int64_t count = c.channels - channel;
     read_delta(c, w, first, length, channel, W, in.raw);
     for (int64_t t = 0; t < length; ++t) in.delta[t] = in.raw[t];
@@ -111,14 +114,14 @@ inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first
         for (int64_t t = length; t % kInStep; ++t) in.delta[t] = V{};
         apply<softpluses<kInStep>>(in.delta, length);
     }
-    VI negative = {};
+    VI near = VI{} == VI{};
     for (int64_t t = 0; t < length; ++t) {
         in.u[t] = load(w.u.at(first + t) + channel, count);
         in.drive[t] = in.delta[t] * in.u[t];
         in.step[t] = w.time.data ? in.delta[t] * *w.time.at(first + t) : in.delta[t];
-        negative |= in.step[t] < V{};
+        near &= magnitude(in.step[t] * largest) <= kNear;
     }
-    in.forward_time = !any(negative);
+    in.near = !any(~near);
 }
 
 // gate[t] = sigmoid(z) for a chunk.
@@ -130,7 +133,7 @@ inline void read_sigmoids(const Walk<const float> &z, int64_t first, int64_t len
 }
 
 // S states of one vector of channels over one chunk: h = 2^(step A) h + drive B; y += C h.
-template <int S, bool Decays>
+template <int S, bool Near>
 RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A, const float *B, int64_t B_stride,
                                 const float *C, int64_t C_stride, V *h, V *y) {
     V state[S];
@@ -144,9 +147,7 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
         RMEETO_UNROLL
         for (int first = 0; first < S; first += G) {
             V a[G];
-            RMEETO_UNROLL
-            for (int k = 0; k < G; ++k) a[k] = step * rates[first + k];
-            exp2s<G, Decays>(a);
+            decays<G, Near>(step, rates + first, a);
             RMEETO_UNROLL
             for (int k = 0; k < G; ++k) state[first + k] = a[k] * state[first + k] + drive * B[first + k];
             RMEETO_UNROLL
@@ -158,17 +159,17 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
     for (int k = 0; k < S; ++k) h[k] = state[k];
 }
 
-template <bool Decays>
+template <bool Near>
 inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t first, int64_t length, int64_t state,
                            const V *A, V *h, V *y) {
     const float *B = w.B.at(first), *C = w.C.at(first);
     int64_t k = 0;
     for (; k + 8 <= state; k += 8)
-        forward_tile<8, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<8, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
     for (; k + 4 <= state; k += 4)
-        forward_tile<4, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<4, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
     for (; k < state; ++k)
-        forward_tile<1, Decays>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        forward_tile<1, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
 }
 
 constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads
@@ -184,8 +185,7 @@ inline T *kept_states(T *states, int64_t batch, int64_t chunks, int64_t chunk, i
 
 // The parameters of one group of channels as vectors.
 struct Parameters {
-    V *A, *W;
-    bool decays;  // no rate is positive
+    V *A, *W;  // of each vector of channels state + 1 vectors, and rank
 };
 
 // Those of all groups of some calls. They are the same for every image, so that a call lays them out once: `prepare`
@@ -204,14 +204,15 @@ struct SharedParameters {
         all = memory.array<Parameters>(pieces);
         for (int64_t piece = 0; piece < pieces; ++piece) {
             const ScanInputsOf &c = calls[piece / groups].in;
-            all[piece].A = memory.vectors(width / kLanes * c.state);
+            all[piece].A = memory.vectors(width / kLanes * (c.state + 1));
             all[piece].W = memory.vectors(width / kLanes * c.rank);
         }
     }
 
     static int64_t bytes(const Call *calls, int64_t count, int64_t width, int64_t groups) {
         int64_t vectors = 0;
-        for (int64_t i = 0; i < count; ++i) vectors += groups * (width / kLanes) * (calls[i].in.state + calls[i].in.rank);
+        for (int64_t i = 0; i < count; ++i)
+            vectors += groups * (width / kLanes) * (calls[i].in.state + 1 + calls[i].in.rank);
         return vectors * int64_t(sizeof(V)) + count * groups * int64_t(sizeof(Parameters)) + 64;
     }
 
@@ -219,9 +220,8 @@ struct SharedParameters {
         const ScanInputsOf &c = calls[piece / groups].in;
         Parameters &p = all[piece];
         const int64_t begin = piece % groups * width, end = smaller(c.channels, begin + width);
-        p.decays = true;
         for (int64_t channel = begin, v = 0; channel < end; channel += kLanes, ++v) {
-            p.decays &= transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * c.state);
+            transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * (c.state + 1));
             if (c.rank) transpose(c.W + channel * c.rank, c.rank, c.channels - channel, p.W + v * c.rank);
         }
     }
@@ -243,6 +243,7 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes, count = c.channels - channel;
             V *state = h + v * c.state;
+            const V *const A = p.A + v * (c.state + 1);
             if (call.states) {
                 float *kept = kept_states(call.states, batch, chunks, chunk, c.state, c.channels, channel);
                 for (int64_t k = 0; k < c.state; ++k) store(kept + k * padded, state[k]);
@@ -250,13 +251,13 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
             fetch_ahead(w.u, first + kChunk, c.tokens, channel);
             if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
             fetch_ahead(w.z, first + kChunk, c.tokens, channel);
-            read_inputs(c, w, first, length, channel, p.W + v * c.rank, in);
+            read_inputs(c, w, first, length, channel, p.W + v * c.rank, A[c.state], in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
-            if (p.decays && in.forward_time)
-                forward_states<true>(in, w, first, length, c.state, p.A + v * c.state, state, y);
+            if (in.near)
+                forward_states<true>(in, w, first, length, c.state, A, state, y);
             else
-                forward_states<false>(in, w, first, length, c.state, p.A + v * c.state, state, y);
+                forward_states<false>(in, w, first, length, c.state, A, state, y);
             if (c.accumulate)
                 for (int64_t t = 0; t < length; ++t) y[t] += load(out.at(first + t) + channel, count);
             if (c.z.data) {

@@ -21,7 +21,7 @@ struct BackwardScratch {
 };
 
 // Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1.
-template <int S, bool Gated, bool Decays>
+template <int S, bool Gated, bool Near>
 RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, const float *B, int64_t B_stride,
                                   const float *C, int64_t C_stride, const float *start, int64_t start_stride,
                                   V *decay, V *h) {
@@ -38,9 +38,7 @@ RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, 
         RMEETO_UNROLL
         for (int first = 0; first < S; first += G) {
             V a[G];
-            RMEETO_UNROLL
-            for (int k = 0; k < G; ++k) a[k] = step * rates[first + k];
-            exp2s<G, Decays>(a);
+            decays<G, Near>(step, rates + first, a);
             RMEETO_UNROLL
             for (int k = 0; k < G; ++k) {
                 decay[first + k - S] = a[k];
@@ -96,22 +94,22 @@ struct Tile {
     int64_t start_stride;
 };
 
-template <int S, bool Gated, bool Decays>
+template <int S, bool Gated, bool Near>
 inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, BackwardScratch &m) {
     const float *B = w.B.at(tile.first) + k, *C = w.C.at(tile.first) + k;
     const int64_t place = tile.vector * tile.state + k;
-    recompute_tile<S, Gated, Decays>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
+    recompute_tile<S, Gated, Near>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
                                      tile.start + k * tile.start_stride, tile.start_stride, m.decay, m.h);
     sweep_tile<S>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
                   m.dB + k, m.dC + k, tile.state);
 }
 
-template <bool Gated, bool Decays>
+template <bool Gated, bool Near>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
     int64_t k = 0;  // eight states and their sums at a time: only AVX-512 has the registers
-    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Decays>(b, w, tile, k, m);
-    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Decays>(b, w, tile, k, m);
-    for (; k < tile.state; ++k) backward_tile<1, Gated, Decays>(b, w, tile, k, m);
+    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Near>(b, w, tile, k, m);
+    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Near>(b, w, tile, k, m);
+    for (; k < tile.state; ++k) backward_tile<1, Gated, Near>(b, w, tile, k, m);
 }
 
 // Where the gradients of one task go, in the order of the scan.
@@ -121,12 +119,12 @@ struct BackwardWalks {
 };
 
 inline void prepare_chunk(const ScanInputsOf &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
-                          int64_t length, int64_t channel, const V *W, BackwardChunk &b) {
+                          int64_t length, int64_t channel, const V *W, V largest, BackwardChunk &b) {
     const int64_t count = c.channels - channel;
     const Walk<const float> *inputs[] = {&w.u, &w.z, &o.dy};
     for (const auto *rows : inputs) fetch_ahead(*rows, first - kChunk, c.tokens, channel);
     if (!c.rank) fetch_ahead(w.delta, first - kChunk, c.tokens, channel);
-    read_inputs(c, w, first, length, channel, W, b.in);
+    read_inputs(c, w, first, length, channel, W, largest, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
     const float scale = float(c.scale);
     if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
@@ -211,11 +209,12 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
         memset(dtime, 0, sizeof dtime);
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes;
-            prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, b);
+            const V *const A = own.A + v * (state + 1);
+            prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, A[state], b);
             const float *start = kept_states(call.states, batch, chunks, chunk, state, e, channel);
-            const Tile tile{first, length, state, v, own.A + v * state, start, p.padded};
+            const Tile tile{first, length, state, v, A, start, p.padded};
             const bool gated = o.dz.data != nullptr;
-            if (own.decays && b.in.forward_time)
+            if (b.in.near)
                 gated ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
             else
                 gated ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);

@@ -163,17 +163,20 @@ RMEETO_INLINE V at_most(V high, V x) {
 #endif
 }
 
+RMEETO_INLINE V magnitude(V x) { return (V)((VI)x & 0x7fffffff); }
+
 constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
 // The numbers of the exponential, whole vectors in memory. `hidden` makes the compiler forget what the pointer points
 // to: otherwise it pulls all of them out of the loops into registers, and spills the states instead.
 struct ExpNumbers {
-    V low, high, magic, c5, c4, c3, c2, c1, c0;
+    V low, high, magic, near_magic, c5, c4, c3, c2, c1, c0;
 };
 constexpr ExpNumbers kExp = {RMEETO_SPLAT(-126.0f),
                              RMEETO_SPLAT(129.0f),
                              RMEETO_SPLAT(12582912.0f + 126.0f),
+                             RMEETO_SPLAT(12582912.0f - 1.0f),
                              RMEETO_SPLAT(2.652945462614298e-3f),
                              RMEETO_SPLAT(1.9343025982379913e-2f),
                              RMEETO_SPLAT(1.1101467162370682e-1f),
@@ -187,13 +190,10 @@ RMEETO_INLINE const T *hidden(const T *pointer) {
     return pointer;
 }
 
-// p = 2^(n + f) for |f| <= 1/2, where the low bits of `biased` hold n + 126: magic = 1.5 * 2^23 + 126 rounded it there. A
-// polynomial of degree 5 gives 2 * 2^f and the bits give 2^(n-1): halving the power and doubling the polynomial keeps
-// results between 2^127.5 and 2^128 finite.
-// G of them go in step: one alone is a chain of twenty dependent instructions, and the processor's schedulers are too
-// small to find the next independent chain behind it.
+// p = 2 * 2^f for |f| <= 1/2, a polynomial of degree 5. G of them go in step: one alone is a chain of dependent
+// instructions, and the processor's schedulers are too small to find the next independent chain behind it.
 template <int G>
-RMEETO_INLINE void power(const ExpNumbers *c, const V *biased, const V *f, V *p) {
+RMEETO_INLINE void polynomial(const ExpNumbers *c, const V *f, V *p) {
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) p[i] = c->c5 * f[i] + c->c4;
     RMEETO_UNROLL
@@ -204,20 +204,27 @@ RMEETO_INLINE void power(const ExpNumbers *c, const V *biased, const V *f, V *p)
     for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c1;
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c0;
+}
+
+// p = 2^(n + f) for |f| <= 1/2, where the low bits of `biased` hold n + 126: magic = 1.5 * 2^23 + 126 rounded it there.
+// The bits give 2^(n-1): halving the power and doubling the polynomial keeps results between 2^127.5 and 2^128 finite.
+template <int G>
+RMEETO_INLINE void power(const ExpNumbers *c, const V *biased, const V *f, V *p) {
+    polynomial<G>(c, f, p);
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) p[i] *= (V)((VI)biased[i] << 23);
 }
 
 // x <- 2^x. Relative error below 2e-7 for x in [-125.5, 128); above: infinity; below: exactly 0 (results under 1.7e-38
-// are flushed, no subnormals); NaN stays NaN; 2^0 is exactly 1. Decays: no x is above 0, one limit is enough.
-template <int G, bool Decays>
+// are flushed, no subnormals); NaN stays NaN; 2^0 is exactly 1.
+template <int G>
 RMEETO_INLINE void exp2s(V *x) {
     const ExpNumbers *c = hidden(&kExp);
     V biased[G], p[G];
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) x[i] = at_least(c->low, x[i]);
     RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) x[i] = Decays ? x[i] : at_most(c->high, x[i]);
+    for (int i = 0; i < G; ++i) x[i] = at_most(c->high, x[i]);
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) biased[i] = x[i] + c->magic;
     RMEETO_UNROLL
@@ -225,6 +232,29 @@ RMEETO_INLINE void exp2s(V *x) {
     power<G>(c, biased, x, p);
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) x[i] = p[i];
+}
+
+// a[i] = 2^(step rates[i]). Near: the caller knows that no exponent is further from 0 than kNear, or NaN; then nothing has
+// to be cut off, and the power's bits can be added to those of the polynomial. The same error.
+constexpr float kNear = 125.0f;
+
+template <int G, bool Near>
+RMEETO_INLINE void decays(V step, const V *rates, V *a) {
+    const ExpNumbers *c = hidden(&kExp);
+    if constexpr (Near) {
+        V biased[G], f[G];
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) biased[i] = step * rates[i] + c->near_magic;
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) f[i] = step * rates[i] - (biased[i] - c->near_magic);
+        polynomial<G>(c, f, a);
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) a[i] = (V)((VI)a[i] + ((VI)biased[i] << 23));
+    } else {
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) a[i] = step * rates[i];
+        exp2s<G>(a);
+    }
 }
 
 // x <- e^x, with the same ends. Cody and Waite's two-part ln 2: a plain x * log2(e) would lose seven bits at x = 80.

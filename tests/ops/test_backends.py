@@ -153,7 +153,7 @@ def test_importing_loads_no_library() -> None:
 
 
 # The numbers of csrc/kernels.cpp's map().
-EXP2, EXP, SOFTPLUS, SIGMOID = range(4)
+EXP2, EXP, SOFTPLUS, SIGMOID, NEAR_EXP2 = range(5)
 
 
 def mapped(function: int, x: torch.Tensor) -> torch.Tensor:
@@ -171,6 +171,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     ("function", "law", "low", "high", "bound"),
     [
         (EXP2, torch.exp2, -125.49, 127.999, 2e-7),
+        (NEAR_EXP2, torch.exp2, -125.0, 125.0, 2e-7),
         (EXP, torch.exp, -86.98, 88.72, 2.5e-7),
         (SOFTPLUS, torch.nn.functional.softplus, -86.0, 100.0, 3.5e-7),
         (SIGMOID, torch.sigmoid, -86.0, 100.0, 3.5e-7),
@@ -190,6 +191,8 @@ def test_the_ends_of_the_range() -> None:
     wanted = torch.tensor([0, 0, 0, 1, 1, inf, inf, inf, nan])
     torch.testing.assert_close(mapped(EXP2, x), wanted, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(mapped(EXP, x), wanted, equal_nan=True, rtol=0, atol=0)
+    ones = torch.tensor([-0.0, 0.0])
+    torch.testing.assert_close(mapped(NEAR_EXP2, ones), torch.ones(2), rtol=0, atol=0)
     softplus = torch.tensor([0, 0, 0, 0.6931472, 0.6931472, 128, 1e30, inf, nan])
     torch.testing.assert_close(mapped(SOFTPLUS, x), softplus, equal_nan=True, rtol=1e-6, atol=0)
     sigmoid = torch.tensor([0, 0, 0, 0.5, 0.5, 1, 1, 1, nan])

@@ -38,6 +38,7 @@ SHAPES = [  # b, n, c, e, s, R, k
     (5, 65, 65, 130, 8, 20, 2),  # so many images that the weights are laid out beforehand
     (1, 21, 40, 9, 67, 5, 4),  # fewer inner channels than outer ones
     (7, 40, 48, 96, 16, 3, 4),
+    (19, 6, 24, 48, 8, 2, 4),  # so few tokens that several images share the rows of a product
 ]
 LONG = (1, 1500, 96, 192, 4, 6, 4)  # rows in several tasks, the weights laid out
 

@@ -221,6 +221,15 @@ def test_steps_huge_and_tiny(shift: float, backend: str) -> None:
 
 
 @on_each
+def test_exponents_from_near_to_where_they_are_cut_off(backend: str) -> None:
+    """Tokens and channels of one chunk on both sides of the kernels' short cut for exponents above -125."""
+    values = make(2, 40, 20, 6, without=("delta_bias",))
+    values["delta"] = (torch.linspace(0, 120, 40).view(1, 40, 1) * torch.linspace(0.1, 1, 20)).repeat(2, 1, 1)
+    found, wanted = run(values, backend, softplus=False), run(double(values), "reference", softplus=False)
+    assert_close(found, wanted)
+
+
+@on_each
 def test_growing_states_match(backend: str) -> None:
     values = make(1, 12, 9, 5, without=("time",))
     values["A"] = values["A"].neg() * 0.1
