@@ -104,20 +104,23 @@ def _row(case: str, name: str, timing: Timing, native: Timing, updates: int) -> 
 
 
 def _scaling(report: Report) -> None:
-    """Our kernel on one thread and on all."""
+    """Our kernel on one thread and on all, on every instruction set that has one of its own."""
     options, rows = report.options, []
     threads = sorted({1, options.threads})
-    for batch in (1, 16):
-        inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
-        calls = {"forward": forward_only(_native, *inputs), "forward + backward": with_gradients(_native, inputs)}
-        ways = {f"{kind}, {t} threads": Way(call, t) for kind, call in calls.items() for t in threads}
-        timings = in_turns(ways, options)
-        report.keep(f"scaling, batch {batch}", timings)
-        for kind in calls:
-            one, most = (timings[f"{kind}, {t} threads"] for t in (1, options.threads))
-            scaled = f"{most.times_as_fast_as(one):.2f}x"
-            speed = f"{inputs[0].numel() * options.state / most.median / 1e9:.2f}"
-            rows.append([f"{kind}, batch {batch}", one.milliseconds()[0], most.milliseconds()[0], scaled, speed])
+    for name in instruction_sets()[:-1] or instruction_sets():  # the last is for any processor
+        for batch in (1, 16):
+            inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
+            calls = {"forward": forward_only(_native, *inputs), "forward + backward": with_gradients(_native, inputs)}
+            ways = {f"{kind}, {t} threads": Way(call, t) for kind, call in calls.items() for t in threads}
+            with use_instruction_set(name):
+                timings = in_turns(ways, options)
+            report.keep(f"scaling, {name}, batch {batch}", timings)
+            for kind in calls:
+                one, most = (timings[f"{kind}, {t} threads"] for t in (1, options.threads))
+                scaled = f"{most.times_as_fast_as(one):.2f}x"
+                speed = f"{inputs[0].numel() * options.state / most.median / 1e9:.2f}"
+                label = f"{name}: {kind}, batch {batch}"
+                rows.append([label, one.milliseconds()[0], most.milliseconds()[0], scaled, speed])
     all_of_them = f"all threads ({options.threads}), ms"
     headers = ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"]
     report.show("scaling", headers, rows)

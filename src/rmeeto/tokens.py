@@ -115,6 +115,11 @@ class Tokens:
     features: Features | None = None
     origin: TokenMap | None = None
 
+    def computed(self, x: Float[Tensor, "b n c"], features: Features) -> Tokens:
+        """The same tokens behind another block."""
+        # Not dataclasses.replace, which takes four times as long: there is a block behind every block.
+        return Tokens(x, self.places, self.size, self.time, self.weight, features, self.origin)
+
     def sizes(self) -> Float[Tensor, "b n"]:
         """(b, n) float32 sizes, ones where none are kept."""
         if self.size is not None:

@@ -79,7 +79,8 @@ class Mixer(nn.Module):
     def features(self, hidden: Tensor, projected: tuple[Tensor, Tensor]) -> Features:
         """(b, n, c) output and per direction (b, n, R + 2s) dt, B and C -> what `forward` returns."""
         rank, state = self.time_rank, self.state_size
-        delta = TimeSteps(projected, (self.dt_proj.weight, self.dt_proj_b.weight))
+        weights = (parameter(self._modules["dt_proj"], "weight"), parameter(self._modules["dt_proj_b"], "weight"))
+        delta = TimeSteps(projected, weights)
         return Features(hidden, Columns(projected, rank, state), Columns(projected, rank + state, state), delta)
 
 

@@ -46,9 +46,9 @@ class Block(nn.Module):
         if self._is_one():
             mixer = self.mixer
             made = ops.block(tokens.x, *self._weights(), tokens.time, eps=self.norm.eps, scale=mixer.scale)
-            return replace(tokens, x=made.y, features=mixer.features(made.hidden, made.projected))
+            return tokens.computed(made.y, mixer.features(made.hidden, made.projected))
         features = self.mixer(self.norm(tokens.x), tokens.time)
-        return replace(tokens, x=tokens.x + self.drop_path(features.hidden), features=features)
+        return tokens.computed(tokens.x + self.drop_path(features.hidden), features)
 
     def merged(self, tokens: Tokens, slot: Merger) -> Tokens | None:
         """Tokens after the block and the merge in the slot behind it, in one go; None where that must be two."""

@@ -70,19 +70,33 @@ def address(x: Tensor | None) -> int:
 
 def walk(x: Tensor | None) -> tuple[int, int, int]:
     """Address, batch stride and token stride: a `Rows` of csrc/rmeeto.h."""
-    return (0, 0, 0) if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
+    if x is None:
+        return 0, 0, 0
+    strides = x.stride()
+    return x.data_ptr(), strides[0], strides[1]
 
 
 def empty(like: Tensor) -> Tensor:
     """Uninitialised contiguous float32 of the same shape."""
     if like.dtype is torch.float32 and like.is_contiguous():
         return torch.empty_like(like)
-    return like.new_empty(like.shape, dtype=torch.float32)
+    return like.new_empty(*like.shape, dtype=torch.float32)
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd has to remember this call."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def dispatch(op: Kernel, wanted: bool, *arguments: Any) -> Any:  # noqa: FBT001
+    """Call an op that has a hand-written kernel for the Autograd key, past that key where no gradient is wanted.
+
+    It is a Python function, and going through it for nothing would take four microseconds.
+    """
+    if wanted or torch.compiler.is_compiling():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

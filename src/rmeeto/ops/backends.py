@@ -149,6 +149,8 @@ def _obstacle(
     op: str, tensors: tuple[Tensor | None, ...], name: str, kinds: frozenset[torch.dtype]
 ) -> tuple[str, str] | None:
     """(why no kernel of this backend, "auto" any, runs on these tensors, the cure), or None."""
+    if name != "triton" and _all_native(tensors, kinds):
+        return _problem_of("native")
     given = [x for x in tensors if x is not None]
     for x in given:
         if x.dtype not in kinds:
@@ -168,6 +170,14 @@ def _obstacle(
         kind = "CPUs" if name == "native" else "GPUs that torch calls cuda"
         return f"the tensors are on {home}, the kernels are for {kind}", "say backend='reference'"
     return _problem_of(name)
+
+
+def _all_native(tensors: tuple[Tensor | None, ...], kinds: frozenset[torch.dtype]) -> bool:
+    """Whether all is on a CPU and of these kinds: asked first, for it is quickly said."""
+    for x in tensors:  # noqa: SIM110 - a generator takes longer than what it asks
+        if x is not None and not (x.is_cpu and x.dtype in kinds):
+            return False
+    return True
 
 
 def _problem_of(name: str) -> tuple[str, str] | None:

@@ -68,11 +68,11 @@ def made_by(x: Tensor, places: Tensor, r: int, mode: str) -> tuple[Tensor, ...]:
     """Room for what a merge of x gives: x, the sizes, the places, index and kept (empty where nothing is pruned)."""
     batch, tokens, channels = x.shape
     return (
-        x.new_empty((batch, tokens - r, channels)),
-        x.new_empty((batch, tokens - r), dtype=torch.float32),
-        places.new_empty(places.shape, dtype=torch.int64),
-        places.new_empty((batch, tokens), dtype=torch.int64),
-        places.new_empty((batch, tokens) if mode == "prune" else (0,), dtype=torch.bool),
+        x.new_empty(batch, tokens - r, channels),
+        x.new_empty(batch, tokens - r, dtype=torch.float32),
+        places.new_empty(batch, places.shape[1], dtype=torch.int64),
+        places.new_empty(batch, tokens, dtype=torch.int64),
+        places.new_empty(*((batch, tokens) if mode == "prune" else (0,)), dtype=torch.bool),
     )
 
 

@@ -46,7 +46,8 @@ def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     if x.numel():
         y, sizes, moved, index, kept = made
         norm_weight, in_proj, out_proj, *parameters = weights
-        p = [x.new_empty((*x.shape[:2], way[2].shape[0])) for way in (parameters[:WIDTH], parameters[WIDTH:])]
+        batch, tokens, _ = x.shape
+        p = [x.new_empty(batch, tokens, way[2].shape[0]) for way in (parameters[:WIDTH], parameters[WIDTH:])]
         flags = (r, SIMILARITIES.index(similarity), *numbers, mode == "mean")
         results = (index, kept if mode == "prune" else None, y, sizes, moved)
         merge = MergeCall(places, None if mode == "mean" else size, flags, results)

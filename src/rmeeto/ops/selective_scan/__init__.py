@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops._tensors import wants_gradient
+from rmeeto.ops._tensors import dispatch, wants_gradient
 from rmeeto.ops.selective_scan import op as _op  # noqa: F401  (registers the torch ops)
 from rmeeto.ops.selective_scan.reference import selective_scan_reference
 
@@ -51,7 +51,9 @@ def selective_scan(
     tensors = (u, delta, A, B, C, D, z, delta_bias, time)
     if not backends.choose("selective_scan", tensors, backend):
         return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, time, softplus=softplus, reverse=reverse)
-    return torch.ops.rmeeto.selective_scan.default(*tensors, softplus, reverse, wants_gradient(tensors))[0]
+    wanted = wants_gradient(tensors)
+    y: Tensor = dispatch(torch.ops.rmeeto.selective_scan.default, wanted, *tensors, softplus, reverse, wanted)[0]
+    return y
 
 
 def _check(
