@@ -86,7 +86,8 @@ def runs(
     name = setting(requested)
     if name == "reference" or (name == "triton" and op not in LOOPS):
         return False
-    why = _obstacle(op, tensors, name, kinds)
+    native = name != "triton" and _all_native(tensors, kinds)
+    why = _problem_of("native") if native else _obstacle(op, tensors, name, kinds)
     if why is not None and name != "auto":
         raise BackendError(f"{op} has no {name} kernel here: {why[0]}; {why[1]}")
     return why is None
@@ -149,8 +150,6 @@ def _obstacle(
     op: str, tensors: tuple[Tensor | None, ...], name: str, kinds: frozenset[torch.dtype]
 ) -> tuple[str, str] | None:
     """(why no kernel of this backend, "auto" any, runs on these tensors, the cure), or None."""
-    if name != "triton" and _all_native(tensors, kinds):
-        return _problem_of("native")
     given = [x for x in tensors if x is not None]
     for x in given:
         if x.dtype not in kinds:
