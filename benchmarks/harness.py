@@ -4,6 +4,10 @@ One rule for all: the ways of doing one thing are timed in turns (A B C A B C ..
 the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time. Told are
 the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours.
 
+Every round calls from another depth of Python's stack. CPython keeps its frames in pieces of 16 KiB, and a loop of
+calls across the end of a piece asks the system for a new one and gives it back each time: a way that happens to lie so
+is a third slower (compiled models, whose frames hold all weights, often do), and a line of code elsewhere moves it.
+
 Every process asks the C library to keep freed memory, as the command line does (`keep_freed_memory`), for all peers
 alike: else what is measured is page faults.
 """
@@ -34,6 +38,7 @@ from rmeeto.report import Table
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
 Clock = Callable[[], float]
+DEPTHS = 128  # frames of `_at_depth`, together as long as a piece of CPython's stack
 
 
 @dataclass(frozen=True)
@@ -185,10 +190,15 @@ def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dic
         for turn in range(max(rounds.values())):
             for name, way in known.items():
                 if turn < rounds[name]:
-                    seconds[name].append(_timed(way, clock))
+                    seconds[name].append(_at_depth(turn * 37 % DEPTHS, lambda way=way: _timed(way, clock)))
     finally:
         gc.enable()
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def _at_depth(depth: int, work: Callable[[], float]) -> float:
+    """What `work` gives, called below so many more frames."""
+    return work() if depth == 0 else _at_depth(depth - 1, work)
 
 
 def _warm(way: Way, clock: Clock, options: argparse.Namespace) -> float:

@@ -63,7 +63,9 @@ struct Panels {
                 V v[kLanes];
                 for (int64_t i = 0; i < kLanes; ++i) {
                     const int64_t output = (panel * kWide + vector) * kLanes + i;
-                    v[i] = output < outputs ? load(weight + output * inputs + c, inputs - c) : V{};
+                    const float *place = weight + output * inputs + c;
+                    __builtin_prefetch(place + kWide * kLanes * inputs);  // the next panel's
+                    v[i] = output < outputs ? load(place, inputs - c) : V{};
                 }
                 transpose<1>(v);
                 for (int64_t i = 0; i < smaller(kLanes, inputs - c); ++i) store(out + (c + i) * row, v[i]);
