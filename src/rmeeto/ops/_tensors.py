@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from types import ModuleType
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -105,25 +104,48 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
 
 
 def register(
-    op: str, *, native: ModuleType, gpu: str, autograd: Kernel, fakes: tuple[Kernel, Kernel], flops: ModuleType
+    op: str,
+    *,
+    cpu: Kernel,
+    fake: Kernel,
+    gpu: Kernel | None = None,
+    autograd: Kernel | None = None,
+    flops: Kernel | None = None,
 ) -> None:
-    """Register `rmeeto::<op>` and `rmeeto::<op>_backward`, which are defined already.
+    """Register what computes `rmeeto::<op>`, which is defined already.
 
     Args:
         op: its name.
-        native: module whose `forward` and `backward` compute it on a CPU.
-        gpu: name of the module whose `forward` and `backward` compute it on a GPU.
-        autograd: the forward op with gradients. A hand-written kernel for the Autograd key:
-            torch.library.register_autograd would cost 50 microseconds a call.
-        fakes: shapes of both.
-        flops: module of `forward_formula` and `backward_formula`.
+        cpu: computes it on a CPU.
+        fake: its results without values.
+        gpu: computes it on a GPU.
+        autograd: kernel for the Autograd key, `through` or of its own; None where the op has no gradients.
+        flops: its FLOP formula.
     """
-    LIBRARY.impl(op, autograd, "Autograd")
-    for name, way, fake in zip((op, f"{op}_backward"), ("forward", "backward"), fakes, strict=True):
-        LIBRARY.impl(name, getattr(native, way), "CPU")
-        LIBRARY.impl(name, on_gpu(gpu, way), "CUDA")
-        torch.library.register_fake(f"rmeeto::{name}", fake, lib=LIBRARY)
-        register_flop_formula(getattr(torch.ops.rmeeto, name))(getattr(flops, f"{way}_formula"))
+    LIBRARY.impl(op, cpu, "CPU")
+    if gpu is not None:
+        LIBRARY.impl(op, gpu, "CUDA")
+    if autograd is not None:
+        LIBRARY.impl(op, autograd, "Autograd")
+    torch.library.register_fake(f"rmeeto::{op}", fake, lib=LIBRARY)
+    if flops is not None:
+        register_flop_formula(getattr(torch.ops.rmeeto, op))(flops)
+
+
+def through(op: str, function: type[torch.autograd.Function], tensors: int) -> Kernel:
+    """The Autograd kernel of `rmeeto::<op>`, whose first `tensors` arguments are those with gradients.
+
+    A hand-written one: torch.library.register_autograd would cost 50 microseconds a call.
+    """
+    plain = getattr(torch.ops.rmeeto, op).default
+
+    def run(*arguments: Any) -> Any:
+        if wants_gradient(arguments[:tensors]):
+            return function.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return plain(*arguments)
+
+    return run
 
 
 def on_gpu(module: str, name: str) -> Kernel:

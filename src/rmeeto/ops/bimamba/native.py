@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._onednn import times_transposed, weight_gradient
 from rmeeto.ops._structs import ConvBackward, ConvForward, ScanBackward, ScanFlags, ScanForward, ScanInputs, run
-from rmeeto.ops._tensors import LIBRARY, dense, rows, states_shape, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, dense, register, rows, states_shape, through
 from rmeeto.ops.bimamba import cost
 from rmeeto.ops.bimamba.reference import Direction
 
@@ -219,17 +218,11 @@ class _Bimamba(torch.autograd.Function):
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None)
 
 
-def _autograd(*arguments: Any) -> tuple[Tensor, ...]:
-    if wants_gradient(arguments[:_TENSORS]):
-        return _Bimamba.apply(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.rmeeto.bimamba.default(*arguments)
-
-
-LIBRARY.impl("bimamba", _forward, "CPU")
-LIBRARY.impl("bimamba", _autograd, "Autograd")
-LIBRARY.impl("bimamba_backward", _backward, "CPU")
-torch.library.register_fake("rmeeto::bimamba", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::bimamba_backward", _backward_fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.bimamba)(cost.forward_formula)
-register_flop_formula(torch.ops.rmeeto.bimamba_backward)(cost.backward_formula)
+register(
+    "bimamba",
+    cpu=_forward,
+    fake=_forward_fake,
+    autograd=through("bimamba", _Bimamba, _TENSORS),
+    flops=cost.forward_formula,
+)
+register("bimamba_backward", cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops import _library
 from rmeeto.ops._structs import BipartiteMerge, MergeCall, run
-from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, through, wants_gradient
 from rmeeto.ops.backends import KINDS
 from rmeeto.ops.bipartite_merge import cost
 from rmeeto.ops.token_match.native import SIMILARITIES
@@ -96,14 +95,10 @@ class _Merge(torch.autograd.Function):
         return (dx, *[None] * 11)
 
 
-def _autograd(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    if wants_gradient((x,)):
-        return _Merge.apply(x, *arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(x, *arguments)
-
-
-LIBRARY.impl("bipartite_merge", _forward, "CPU")
-LIBRARY.impl("bipartite_merge", _autograd, "Autograd")
-torch.library.register_fake("rmeeto::bipartite_merge", _new, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.bipartite_merge)(cost.forward_formula)
+register(
+    "bipartite_merge",
+    cpu=_forward,
+    fake=_new,
+    autograd=through("bipartite_merge", _Merge, 1),
+    flops=cost.forward_formula,
+)

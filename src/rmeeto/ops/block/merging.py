@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._structs import BlockForward, MergeCall, run
-from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import MODES, SIMILARITIES, made_by
 from rmeeto.ops.block import cost
@@ -69,6 +68,4 @@ def _flops(*arguments: Any, out_shape: object = None) -> int:  # noqa: ARG001
     return cost.forward_formula(*shapes[:_WEIGHTS]) + merge
 
 
-LIBRARY.impl("block_merge", _forward, "CPU")
-torch.library.register_fake("rmeeto::block_merge", _new, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.block_merge)(_flops)
+register("block_merge", cpu=_forward, fake=_new, flops=_flops)

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops import _library
 from rmeeto.ops._structs import BlockForward, run
-from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
@@ -87,6 +86,4 @@ def _results(x: Tensor, projection: Tensor) -> tuple[Tensor, ...]:
     return y, hidden, x.new_empty(batch, tokens, outputs), x.new_empty(batch, tokens, outputs)
 
 
-LIBRARY.impl("block", _forward, "CPU")
-torch.library.register_fake("rmeeto::block", _fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.block)(cost.forward_formula)
+register("block", cpu=_forward, fake=_fake, flops=cost.forward_formula)

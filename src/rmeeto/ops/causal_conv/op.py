@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, on_gpu, register, through
 from rmeeto.ops.causal_conv import cost, native
 
 LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
@@ -56,18 +56,19 @@ class _Conv(torch.autograd.Function):
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
 
 
-def _autograd(*arguments: Any) -> Tensor:
-    if wants_gradient(arguments[:3]):
-        return _Conv.apply(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.rmeeto.causal_conv.default(*arguments)
-
-
+_GPU = "rmeeto.ops.causal_conv.triton"
 register(
     "causal_conv",
-    native=native,
-    gpu="rmeeto.ops.causal_conv.triton",
-    autograd=_autograd,
-    fakes=(_forward_fake, _backward_fake),
-    flops=cost,
+    cpu=native.forward,
+    gpu=on_gpu(_GPU, "forward"),
+    fake=_forward_fake,
+    autograd=through("causal_conv", _Conv, 3),
+    flops=cost.forward_formula,
+)
+register(
+    "causal_conv_backward",
+    cpu=native.backward,
+    gpu=on_gpu(_GPU, "backward"),
+    fake=_backward_fake,
+    flops=cost.backward_formula,
 )

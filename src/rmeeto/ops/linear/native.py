@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._onednn import available, times_transposed, weight_gradient
-from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, through
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 LIBRARY.define("linear_backward(Tensor dy, Tensor x, Tensor weight, bool[] needs) -> (Tensor, Tensor, Tensor)")
@@ -65,13 +64,6 @@ class _Linear(torch.autograd.Function):
         return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
 
 
-def _autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if wants_gradient((x, weight, bias)):
-        return _Linear.apply(x, weight, bias)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.rmeeto.linear.default(x, weight, bias)
-
-
 def _flops(x: Sequence[int], weight: Sequence[int], *_: object, out_shape: object = None) -> int:  # noqa: ARG001
     """Two FLOPs a multiply-add, as torch counts its own."""
     total = 2 * weight[0]
@@ -84,10 +76,11 @@ def _backward_flops(dy: object, x: Sequence[int], weight: Sequence[int], needs: 
     return _flops(x, weight) * sum(needs[:2])
 
 
-LIBRARY.impl("linear", _forward, "CPU")
-LIBRARY.impl("linear_backward", _backward, "CPU")
-LIBRARY.impl("linear", _autograd, "Autograd")
-torch.library.register_fake("rmeeto::linear", _fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::linear_backward", _backward_fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.linear)(_flops)
-register_flop_formula(torch.ops.rmeeto.linear_backward)(_backward_flops)
+register(
+    "linear",
+    cpu=_forward,
+    fake=_fake,
+    autograd=through("linear", _Linear, 3),
+    flops=_flops,
+)
+register("linear_backward", cpu=_backward, fake=_backward_fake, flops=_backward_flops)

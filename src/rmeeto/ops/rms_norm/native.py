@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rmeeto.ops._structs import NormBackward, NormForward, run
-from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, through
 
 LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
 LIBRARY.define("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, bool[] needs) -> (Tensor, Tensor)")
@@ -64,15 +64,10 @@ class _Norm(torch.autograd.Function):
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
 
 
-def _autograd(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if wants_gradient((x, weight)):
-        return _Norm.apply(x, weight, eps)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(x, weight, eps)
-
-
-LIBRARY.impl("rms_norm", _forward, "CPU")
-LIBRARY.impl("rms_norm", _autograd, "Autograd")
-LIBRARY.impl("rms_norm_backward", _backward, "CPU")
-torch.library.register_fake("rmeeto::rms_norm", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::rms_norm_backward", _backward_fake, lib=LIBRARY)
+register(
+    "rms_norm",
+    cpu=_forward,
+    fake=_forward_fake,
+    autograd=through("rms_norm", _Norm, 2),
+)
+register("rms_norm_backward", cpu=_backward, fake=_backward_fake)

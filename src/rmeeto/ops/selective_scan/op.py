@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._tensors import LIBRARY, register, states_shape, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, on_gpu, register, states_shape, through
 from rmeeto.ops.selective_scan import cost, native
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? time"
@@ -61,18 +61,19 @@ class _Scan(torch.autograd.Function):
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None, None)
 
 
-def _autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
-    if wants_gradient(arguments[:_TENSORS]):
-        return _Scan.apply(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.rmeeto.selective_scan.default(*arguments)
-
-
+_GPU = "rmeeto.ops.selective_scan.triton"
 register(
     "selective_scan",
-    native=native,
-    gpu="rmeeto.ops.selective_scan.triton",
-    autograd=_autograd,
-    fakes=(_forward_fake, _backward_fake),
-    flops=cost,
+    cpu=native.forward,
+    gpu=on_gpu(_GPU, "forward"),
+    fake=_forward_fake,
+    autograd=through("selective_scan", _Scan, _TENSORS),
+    flops=cost.forward_formula,
+)
+register(
+    "selective_scan_backward",
+    cpu=native.backward,
+    gpu=on_gpu(_GPU, "backward"),
+    fake=_backward_fake,
+    flops=cost.backward_formula,
 )

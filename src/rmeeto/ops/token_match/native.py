@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._structs import TokenMatch, run
-from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.token_match import cost
 
 SIMILARITIES = ("cosine", "l1", "l2")  # in the order of csrc/match.h
@@ -44,7 +43,5 @@ def _new(values: Tensor, places: Tensor, rows: Tensor | None, r: int, *how: obje
     return (*made, values.new_empty((values.shape[0], sources), dtype=torch.float32))
 
 
-LIBRARY.impl("token_match", _forward, "CPU")
-LIBRARY.impl("token_match", torch.library.fallthrough_kernel, "Autograd")  # whole numbers have no gradients
-torch.library.register_fake("rmeeto::token_match", _new, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.token_match)(cost.formula)
+# Whole numbers have no gradients.
+register("token_match", cpu=_forward, fake=_new, autograd=torch.library.fallthrough_kernel, flops=cost.formula)

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._structs import MergeGroups, TokenMerge, TokenMergeBackward, run
-from rmeeto.ops._tensors import LIBRARY, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, through
 from rmeeto.ops.token_merge import cost
 
 MODES = ("sum", "mean", "prune")
@@ -81,17 +80,11 @@ class _Merge(torch.autograd.Function):
         return (dx, *[None] * 6)
 
 
-def _autograd(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if wants_gradient((x,)):
-        return _Merge.apply(x, *arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(x, *arguments)
-
-
-LIBRARY.impl("token_merge", _forward, "CPU")
-LIBRARY.impl("token_merge", _autograd, "Autograd")
-LIBRARY.impl("token_merge_backward", _backward, "CPU")
-torch.library.register_fake("rmeeto::token_merge", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("rmeeto::token_merge_backward", _backward_fake, lib=LIBRARY)
-register_flop_formula(torch.ops.rmeeto.token_merge)(cost.forward_formula)
-register_flop_formula(torch.ops.rmeeto.token_merge_backward)(cost.backward_formula)
+register(
+    "token_merge",
+    cpu=_forward,
+    fake=_forward_fake,
+    autograd=through("token_merge", _Merge, 1),
+    flops=cost.forward_formula,
+)
+register("token_merge_backward", cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)

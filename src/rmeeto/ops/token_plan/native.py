@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.ops._structs import TokenPlan, run
-from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops._tensors import LIBRARY, register
 
 LIBRARY.define(
     "token_plan(Tensor leaving, Tensor joined, Tensor heads, Tensor places, int tokens, Tensor? rows, bool ordered,"
@@ -40,5 +40,4 @@ def _new(leaving: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
     return leaving.new_empty(shape, dtype=torch.int64), leaving.new_empty(shape if prune else (0,), dtype=torch.bool)
 
 
-LIBRARY.impl("token_plan", _forward, "CPU")
-torch.library.register_fake("rmeeto::token_plan", _new, lib=LIBRARY)
+register("token_plan", cpu=_forward, fake=_new)
