@@ -1,4 +1,4 @@
-// A whole block in one go, without gradients: norm, projection, convolution, scan, gate, projection, sum. What lies
+// Whole blocks in one go, without gradients: norm, projection, convolution, scan, gate, projection, sum. What lies
 // between is of one image at a time, or of several with few tokens, and stays in the caches; nothing but the results is
 // written for all images.
 #pragma once
@@ -242,12 +242,13 @@ struct BlockShared {
         const int64_t width = b.width, step = b.x.token_stride, row_step = b.merged ? t.narrow : width;
         const int64_t first_row = b.merged ? begin : t.first * b.tokens + begin;
         const float *x = b.x.data + t.first * b.x.batch_stride + begin * step;
-        float *hidden = (b.merged ? t.u[1] : b.hidden) + first_row * row_step;
+        const bool wanted = b.merged || b.hidden;
+        float *hidden = wanted ? (b.merged ? t.u[1] : b.hidden) + first_row * row_step : nullptr;
         float *y = (b.merged ? t.u[0] : b.y) + first_row * row_step;
         product(t.xz + begin * t.wide, t.wide, end - begin, out, out.data ? 0 : task, out.data ? out.count : task + 1,
                 room, [=](int64_t row, int64_t first, V v) {
                     const int64_t count = width - first;
-                    store(hidden + row * row_step + first, v, count);
+                    if (wanted) store(hidden + row * row_step + first, v, count);
                     store(y + row * row_step + first, load(x + row * step + first, count) + v, count);
                 });
     }
@@ -325,8 +326,7 @@ struct BlockTasks {
     }
 };
 
-int block_forward(const BlockForward *calls, int64_t) {
-    const BlockForward &b = *calls;
+int one_block(const BlockForward &b) {
     const int64_t threads = b.threads;
     const bool laid_out = lays_out(b), apart = laid_out && (threads == 1 || BlockImages::bytes(b, 1) <= kOwnImage);
     const int64_t images = images_at_once(b, apart ? threads : 1), sets = ceil_div(b.batch, images);
@@ -354,6 +354,13 @@ int block_forward(const BlockForward *calls, int64_t) {
         for (int64_t set = alone; set < sets; ++set) tasks.together(all.with(set * images, images, b.batch), own);
     }
     return problem;
+}
+
+// One block after the other: the next one reads what the last one wrote.
+int block_forward(const BlockForward *calls, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        if (const int problem = one_block(calls[i])) return problem;
+    return 0;
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ void *kept_scratch(int64_t bytes) {
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 6; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 7; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
 

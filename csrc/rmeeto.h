@@ -162,7 +162,8 @@ struct BlockForward {
     In x, time;
     const float *norm, *in_proj, *out_proj;  // (width), (2 channels, width), (width, channels)
     BlockDirection ways[2];                  // forward, backward
-    float *y, *hidden;                       // (batch, tokens, width); not written where tokens are merged
+    float *y, *hidden;                       // (batch, tokens, width); hidden may be null, and is not written where
+                                             // tokens are merged
     int64_t merged, by_stream;               // whether they are; by likeness of y instead of hidden
     BipartiteMerge merge;                    // of x: y; its values, x, tokens, channels and threads are not read
 };
@@ -170,7 +171,7 @@ struct BlockForward {
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
 // What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms and
-// tokens: one), and returns 0, 1 when memory ran out, or 2 where an index is outside.
+// tokens: one; of blocks: any, in this order), and returns 0, 1 when memory ran out, or 2 where an index is outside.
 struct Kernels {
     const char *name;
     int (*scan_forward)(const ScanForward *, int64_t count);

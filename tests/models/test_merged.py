@@ -55,6 +55,13 @@ def test_a_video_is_drawn_with_its_frames_one_under_the_other():
     assert record.groups == tuple(range(1, 33))
 
 
+PARTS = ("rms_norm", "linear", "bimamba")  # what a block that is watched is made of
+
+
+def merges(model):
+    return any(getattr(slot, "removal", 0) for slot in model.slots)
+
+
 class Named(TorchDispatchMode):
     """Names of the package's ops, in the order of their calls."""
 
@@ -68,19 +75,28 @@ class Named(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-IN_ONE, IN_TWO = ["block_merge"], ["block", "bipartite_merge"]
+ALL, IN_ONE, IN_TWO = ["blocks"], ["block", "block_merge", "block"], ["block", "block", "bipartite_merge", "block"]
 WATCHING = {
-    "nobody": (None, IN_ONE),
+    "nobody": (None, ALL),
+    "a hook on another block": (lambda model: model.layers[0].register_forward_hook(lambda *_: None), IN_ONE),
+    "a hook on a norm": (lambda model: model.layers[2].norm.register_forward_hook(lambda *_: None), IN_ONE[:2]),
+    "a block with numbers of its own": (lambda model: setattr(model.layers[0].norm, "eps", 1e-4), IN_ONE),
+    "sizes that the next block reads": (
+        lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(size_aware_scan=True)),
+        IN_ONE,
+    ),
+    "a slot that merges nothing": (lambda model: attach(model, Schedule.of([0, 0, 0])), ALL),
+    "empty slots": (detach, ALL),
     "a hook on the block": (lambda model: model.layers[1].register_forward_hook(lambda *_: None), IN_TWO),
     "a hook on the slot": (lambda model: model.slots[1].register_forward_pre_hook(lambda *_: None), IN_TWO),
     "another feature": (lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(feature="B")), IN_TWO),
-    "the stream": (lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(feature="x")), IN_ONE),
+    "the stream": (lambda model: attach(model, Schedule.of([0, 3, 0]), Settings(feature="x")), ALL),
 }
 
 
 @pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 @pytest.mark.parametrize("watching", WATCHING)
-def test_block_and_merge_are_one_op_where_nobody_looks_between(watching):
+def test_blocks_and_merges_are_one_op_where_nobody_looks_between(watching):
     torch.manual_seed(0)
     model, images = create("vim_nano", img_size=12, embed_dim=16, depth=3).eval(), torch.randn(2, 1, 12, 12)
     attach(model, Schedule.of([0, 3, 0]))
@@ -89,7 +105,27 @@ def test_block_and_merge_are_one_op_where_nobody_looks_between(watching):
         change(model)
     with torch.no_grad(), Named() as seen:
         found = model(images)
-    assert seen.names == ["block", *wanted, "block"]
+    assert [name for name in seen.names if name not in PARTS] == wanted
     with torch.no_grad(), trace(model) as traced:
         assert torch.equal(model(images), found)
-    assert traced.composed().length == 34
+    assert traced.composed().length == (34 if merges(model) else 37)
+
+
+@pytest.mark.parametrize("removals", [[0, 0, 0, 0], [3, 0, 5, 0], [0, 0, 0, 7]])
+def test_all_in_one_op_leaves_what_one_after_the_other_leaves(removals):
+    torch.manual_seed(0)
+    model, images = create("vim_nano", img_size=12, embed_dim=16, depth=4).eval(), torch.randn(3, 1, 12, 12)
+    attach(model, Schedule.of(removals))
+    with torch.no_grad():
+        found = model.forward_tokens(images)
+        model.layers[0].register_forward_hook(lambda *_: None)
+        wanted = model.forward_tokens(images)
+    assert torch.equal(found.x, wanted.x)
+    assert torch.equal(found.places, wanted.places)
+    assert (found.size is None) == (wanted.size is None) == (not any(removals))
+    assert found.size is None or torch.equal(found.size, wanted.size)
+    assert (found.features is None) == (wanted.features is None) == bool(removals[-1])
+    if found.features is not None:
+        for name in ("B", "C", "delta"):
+            assert all(map(torch.equal, getattr(found.features, name), getattr(wanted.features, name)))
+        assert torch.equal(found.features.hidden, wanted.features.hidden)

@@ -12,7 +12,7 @@ from rmeeto.ops._library import NativeInfo, instruction_sets, native_info, use_i
 from rmeeto.ops.backends import BackendReport, SlowPathWarning, report, use_backend
 from rmeeto.ops.bimamba import Direction, bimamba
 from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge
-from rmeeto.ops.block import Blocked, block, merged_block
+from rmeeto.ops.block import Blocked, BlockWeights, Stacked, block, blocks, merged_block
 from rmeeto.ops.causal_conv import causal_conv
 from rmeeto.ops.linear import linear
 from rmeeto.ops.rms_norm import rms_norm
@@ -23,6 +23,7 @@ from rmeeto.ops.token_plan import token_plan
 
 __all__ = [
     "BackendReport",
+    "BlockWeights",
     "Blocked",
     "Direction",
     "Match",
@@ -30,9 +31,11 @@ __all__ = [
     "Merging",
     "NativeInfo",
     "SlowPathWarning",
+    "Stacked",
     "bimamba",
     "bipartite_merge",
     "block",
+    "blocks",
     "causal_conv",
     "instruction_sets",
     "linear",

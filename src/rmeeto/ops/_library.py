@@ -13,7 +13,7 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 6
+ABI = 7
 KERNELS = (
     *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
     "rmeeto_block_forward",

@@ -19,9 +19,6 @@ _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
 _NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
 _NORM_BACKWARD = struct.Struct("=4qd9q")  # the same inputs, dy, two gradients
-# 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results, 2 numbers, a BipartiteMerge
-_BLOCK_FORWARD = struct.Struct("=8q2d56q")
-_NO_MERGE = (0,) * 29
 _TOKEN_MATCH = struct.Struct("=19q")  # 10 numbers, values, places, rows, four results
 _TOKEN_PLAN = struct.Struct("=14q")  # 7 numbers, five tensors, two results
 _TOKEN_MERGE = struct.Struct("=17q")  # MergeGroups, 2 numbers, x, places, three results
@@ -207,37 +204,6 @@ class BipartiteMerge(NamedTuple):
         return [values, x, held], _BIPARTITE_MERGE.pack(*fields)
 
 
-class BlockForward(NamedTuple):
-    """One call: y and hidden, or what a merge leaves of them, and what both directions projected are written."""
-
-    x: Tensor
-    time: Tensor | None
-    weights: tuple[Tensor, Tensor, Tensor]  # of the norm and of the projections in and out
-    ways: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # the fields of two `Direction`s
-    eps: float
-    scale: float
-    projected: tuple[Tensor, Tensor]
-    results: tuple[Tensor, Tensor] | None  # y, hidden
-    merge: MergeCall | None = None
-    by_stream: bool = False
-
-    def pack(self) -> tuple[list[Any], bytes]:
-        x, time = rows(self.x), None if self.time is None else self.time.float()
-        weights = [dense(t) for t in self.weights]
-        ways = [[dense(t) for t in way] for way in self.ways]
-        (channels, _, taps), (_, rank), (_, state) = (self.ways[0][i].shape for i in (0, 3, 5))
-        sizes = (*x.shape, channels, state, rank, taps, torch.get_num_threads())
-        directions = [t.data_ptr() for way, p in zip(ways, self.projected, strict=True) for t in (*way, p)]
-        fields = (*sizes, self.eps, self.scale, *walk(x), *walk(time), *[t.data_ptr() for t in weights], *directions)
-        held: list[Any] = [x, time, weights, ways]
-        merging: tuple[int, ...] = _NO_MERGE
-        if self.merge is not None:
-            kept, call = self.merge.fields((0, 0, 0, 0), (0,) * 6)
-            held, merging = [*held, kept], (1, self.by_stream, *call)
-        results = self.results or (None, None)
-        return held, _BLOCK_FORWARD.pack(*fields, *[address(t) for t in results], *merging)
-
-
 class TokenMatch(NamedTuple):
     """One call: all but the first nine are written."""
 
@@ -334,7 +300,6 @@ _KERNELS = {
     ConvBackward: "rmeeto_conv_backward",
     NormForward: "rmeeto_norm_forward",
     NormBackward: "rmeeto_norm_backward",
-    BlockForward: "rmeeto_block_forward",
     TokenMatch: "rmeeto_token_match",
     TokenPlan: "rmeeto_token_plan",
     TokenMerge: "rmeeto_token_merge",
@@ -344,7 +309,7 @@ _KERNELS = {
 
 
 Call: TypeAlias = (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward) | (
-    BlockForward | TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward | BipartiteMerge
+    TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward | BipartiteMerge
 )
 
 

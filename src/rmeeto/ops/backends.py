@@ -22,13 +22,14 @@ from rmeeto.errors import BackendError
 from rmeeto.ops import _library, _onednn, _triton
 
 OPS = (
-    *("selective_scan", "causal_conv", "bimamba", "rms_norm", "block"),
+    *("selective_scan", "causal_conv", "bimamba", "rms_norm", "block", "blocks"),
     *("token_match", "token_plan", "token_merge", "bipartite_merge"),
 )
 # Composed of other ops where they have no kernel; what of.
 _COMPOSED = {
     "bimamba": "causal_conv, linear and selective_scan",
     "block": "rms_norm, linear and bimamba",
+    "blocks": "block and bipartite_merge",
     "bipartite_merge": "token_match, token_plan and token_merge",
 }
 LOOPS = ("selective_scan", "causal_conv")  # their references walk over tokens or taps; Triton has kernels for them
@@ -114,7 +115,7 @@ def report() -> list[BackendReport]:
         slow = "" if op in LOOPS else ", and on GPUs: it has no loop, torch's own ops are fast there"
         slow = f", composed of {_COMPOSED[op]}" if op in _COMPOSED else slow
         unused = "float64 and other devices" if native[0] else "no native kernels"
-        unused = "gradients, half types and other devices" if op == "block" and native[0] else unused
+        unused = "gradients, half types and other devices" if op in ("block", "blocks") and native[0] else unused
         rows.append(BackendReport(op, "reference", True, not native[0], f"plain PyTorch; used for {unused}{slow}"))
     found = _onednn.available()
     why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"

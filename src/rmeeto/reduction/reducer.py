@@ -92,15 +92,21 @@ class Reducer(nn.Module):
         """What is compared."""
         return self.settings.feature
 
+    @property
+    def steers(self) -> bool:
+        """Whether the blocks behind are told for how long each token stands."""
+        return self.settings.size_aware_scan
+
     def merging(self, tokens: Tokens) -> Merging | None:
-        """How these tokens will be merged once a block has changed them; None where it takes more than one op.
+        """How these tokens will be merged once a block has changed them; None where it takes more than one op, r = 0
+        where none leaves.
 
         A Vision Mamba asks, whose block and merge may be one op.
         """
         removal = removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])
-        if not removal or self.settings.feature not in ("hidden", "x") or not is_bare(self, Reducer):
+        if not is_bare(self, Reducer) or (removal and self.settings.feature not in ("hidden", "x")):
             return None
-        return self._merging(tokens, removal) if self._is_one(tokens) else None
+        return self._merging(tokens, removal) if not removal or self._is_one(tokens) else None
 
     def after(self, tokens: Tokens, made: Merged) -> Tokens:
         """The tokens of which that was made by `merging`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -11,11 +12,14 @@ from rmeeto.ops import backends
 from rmeeto.ops.bimamba import Direction, check_directions
 from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge, check_merge
 from rmeeto.ops.block import merging as native_merge
-from rmeeto.ops.block import native
+from rmeeto.ops.block import native, stack
 from rmeeto.ops.block.reference import block_reference
+from rmeeto.ops.token_match import check_choice
 from rmeeto.tokens import TokenMap
 
-__all__ = ["Blocked", "block", "block_reference", "merged_block"]
+__all__ = ["BlockWeights", "Blocked", "Stacked", "block", "block_reference", "blocks", "merged_block"]
+
+Feature = Literal["hidden", "x"]
 
 
 class Blocked(NamedTuple):
@@ -24,6 +28,23 @@ class Blocked(NamedTuple):
     y: Tensor  # (b, n, c)
     hidden: Tensor  # (b, n, c)
     projected: tuple[Tensor, Tensor]  # per direction (b, n, R + 2s)
+
+
+class BlockWeights(NamedTuple):
+    """The parameters of a block, as `block` takes them."""
+
+    norm_weight: Tensor  # (c,)
+    in_proj: Tensor  # (2e, c)
+    directions: tuple[Direction, Direction]
+    out_proj: Tensor  # (c, e)
+
+
+class Stacked(NamedTuple):
+    """What blocks in a row give."""
+
+    y: Tensor  # (b, m, c)
+    last: Blocked | None  # of the last block; None where its tokens were merged
+    merged: Merged | None  # of the last merge, but for its x, which is y; None where there was none
 
 
 def block(
@@ -71,7 +92,7 @@ def merged_block(
     places: Tensor,
     merging: Merging,
     *,
-    feature: Literal["hidden", "x"] = "hidden",
+    feature: Feature = "hidden",
     eps: float = 1e-5,
     scale: float = 1.0,
     backend: str | None = None,
@@ -95,6 +116,72 @@ def merged_block(
     values = found.hidden if feature == "hidden" else found.y
     how: dict[str, Any] = merging._asdict()
     return bipartite_merge(found.y, size, values, places, backend=backend, **how)
+
+
+def blocks(
+    x: Tensor,
+    size: Tensor | None,
+    places: Tensor,
+    weights: Sequence[BlockWeights],
+    merges: Sequence[Merging | None],
+    *,
+    feature: Feature = "hidden",
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    backend: str | None = None,
+) -> Stacked:
+    """`block` after `block`, behind each the merge of its name as in `merged_block`, or none.
+
+    Shapes as there; no blocks is no stack. The native form is for what those of `block` and `merged_block` are for, and
+    for blocks of one shape: Python prepares all of them at once, and what one writes for the next stays in two buffers
+    that they use in turn. Else they are called one after the other. Backends, errors and sources are theirs.
+    """
+    if not weights or len(weights) != len(merges):
+        raise ShapeError(
+            f"{len(weights)} blocks and {len(merges)} merges; it must be one for each block: None is no merge"
+        )
+    if backends.setting(backend) in ("auto", "native") and _stack_fits(x, size, places, weights, merges):
+        flat = [t for w in weights for t in (w.norm_weight, w.in_proj, w.out_proj, *w.directions[0], *w.directions[1])]
+        numbers = [n for each in merges for n in stack.numbers_of(each, by_stream=feature == "x")]
+        y, hidden, p, p_b, sizes, moved, index, kept = stack.op(x, size, places, flat, numbers, eps, scale)
+        last = None if merges[-1] else Blocked(y, hidden, (p, p_b))
+        final = next((each for each in reversed(merges) if each), None)
+        if final is None:
+            return Stacked(y, last, None)
+        mapping = TokenMap(index, sizes.shape[1], kept if final.mode == "prune" else None)
+        return Stacked(y, last, Merged(y, sizes, moved, mapping))
+    merged: Merged | None = None
+    for own, merging in zip(weights, merges, strict=True):
+        how: dict[str, Any] = {"eps": eps, "scale": scale, "backend": backend}
+        if merging is None:
+            last = block(x, *own, None, **how)
+            x = last.y
+        else:
+            merged = merged_block(x, *own, None, size, places, merging, feature=feature, **how)
+            last, (x, size, places, _) = None, merged
+    return Stacked(x, last, merged and merged._replace(x=x))
+
+
+def _stack_fits(
+    x: Tensor, size: Tensor | None, places: Tensor, weights: Sequence[BlockWeights], merges: Sequence[Merging | None]
+) -> bool:
+    """Whether all of it can be one op; raises where something does not fit together."""
+    tokens, first = x.shape[1], weights[0].directions[0]
+    for own, merging in zip(weights, merges, strict=True):
+        _check(x, *own, None)
+        tensors = (x, own.norm_weight, own.in_proj, own.out_proj, *own.directions[0], *own.directions[1])
+        if not native.fits(tensors, own.directions) or own.directions[0].projection.shape != first.projection.shape:
+            return False
+        if merging is None:
+            continue
+        if not native_merge.fits(x, size, places, merging.mode):
+            return False
+        check_merge(x, size, x, places, 0, merging.first, merging.rank, merging.similarity)
+        check_choice(
+            tokens - places.shape[1], merging.r, similarity=merging.similarity, rank=merging.rank, first=merging.first
+        )
+        tokens -= merging.r
+    return True
 
 
 def _check(

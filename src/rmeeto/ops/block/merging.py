@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto.ops._structs import BlockForward, MergeCall, run
+from rmeeto.ops._structs import MergeCall
 from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import MODES, SIMILARITIES, made_by
 from rmeeto.ops.block import cost
 from rmeeto.ops.block.native import NAMES, WIDTH
+from rmeeto.ops.block.structs import BlockForward
 
 # A single image is merged by one thread here: longer ones are worth a step of their own.
 MOST_TOKENS = 2048
@@ -52,7 +53,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, ...]:
         merge = MergeCall(places, None if mode == "mean" else size, flags, results)
         ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
         given = (x, time, (norm_weight, in_proj, out_proj), ways, eps, scale, (p[0], p[1]))
-        run([BlockForward(*given, None, merge, feature == "x")])
+        BlockForward(*given, None, merge, feature == "x").run()
     return made
 
 

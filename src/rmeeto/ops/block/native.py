@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rmeeto.ops import _library
-from rmeeto.ops._structs import BlockForward, run
 from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
+from rmeeto.ops.block.structs import BlockForward
 
 WIDTH = len(Direction._fields)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -68,7 +68,7 @@ def _forward(
         y, hidden, *projected = made
         ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
         weights = (norm_weight, in_proj, out_proj)
-        run([BlockForward(x, time, weights, ways, eps, scale, (projected[0], projected[1]), (y, hidden))])
+        BlockForward(x, time, weights, ways, eps, scale, (projected[0], projected[1]), (y, hidden)).run()
     return made
 
 

@@ -1,0 +1,175 @@
+"""The call structure of a block (csrc/rmeeto.h), packed: of one, and of many that read what the last one wrote."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmeeto.ops._library import call
+from rmeeto.ops._structs import MergeCall
+from rmeeto.ops._tensors import address, dense, rows, walk
+
+# 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results, 2 numbers, a BipartiteMerge
+_BLOCK_FORWARD = struct.Struct("=8q2d56q")
+_NO_MERGE = (0,) * 29
+_NO_WALK = (0, 0, 0)
+Weights = tuple[Tensor, Tensor, Tensor]  # of the norm and of the projections in and out
+Ways = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # the fields of two `Direction`s
+
+
+class BlockForward(NamedTuple):
+    """One call: y and hidden, or what a merge leaves of them, and what both directions projected are written."""
+
+    x: Tensor
+    time: Tensor | None
+    weights: Weights
+    ways: Ways
+    eps: float
+    scale: float
+    projected: tuple[Tensor, Tensor]
+    results: tuple[Tensor, Tensor] | None  # y, hidden
+    merge: MergeCall | None = None
+    by_stream: bool = False
+
+    def run(self) -> None:
+        x, time = rows(self.x), None if self.time is None else self.time.float()
+        parameters = _Parameters.of(self.weights, self.ways)
+        sizes = (*x.shape, *parameters.sizes, torch.get_num_threads())
+        p, p_b = (t.data_ptr() for t in self.projected)
+        held: list[Any] = [x, time, parameters]
+        merging: tuple[int, ...] = _NO_MERGE
+        if self.merge is not None:
+            kept, fields = self.merge.fields((0, 0, 0, 0), (0,) * 6)
+            held, merging = [*held, kept], (1, self.by_stream, *fields)
+        y, hidden = self.results or (None, None)
+        packed = _BLOCK_FORWARD.pack(
+            *(*sizes, self.eps, self.scale, *walk(x), *walk(time)),
+            *parameters.addresses(p, p_b),
+            *(address(y), address(hidden), *merging),
+        )
+        call("rmeeto_block_forward", packed, 1)
+
+
+class _Parameters(NamedTuple):
+    """Those of a block as the kernel reads them."""
+
+    sizes: tuple[int, int, int, int]  # channels, state, rank, taps
+    held: list[Tensor]  # of the norm, of the projections, of the directions, one after the other
+
+    @classmethod
+    def of(cls, weights: Weights, ways: Ways) -> _Parameters:
+        (channels, _, taps), (_, rank), (_, state) = (ways[0][i].shape for i in (0, 3, 5))
+        return cls((channels, state, rank, taps), [dense(t) for t in (*weights, *ways[0], *ways[1])])
+
+    def addresses(self, p: int, p_b: int) -> tuple[int, ...]:
+        """All of them, each direction with what it projects."""
+        found = [t.data_ptr() for t in self.held]
+        half = 3 + (len(found) - 3) // 2
+        return (*found[:half], p, *found[half:], p_b)
+
+
+class MergeNumbers(NamedTuple):
+    """How tokens are merged behind a block, all as numbers; r = 0: not at all."""
+
+    r: int = 0
+    similarity: int = 0
+    rank: int = 1
+    first: int = 0
+    by_sequence: int = 0
+    ordered: int = 1
+    official: int = 0
+    forget: int = 0  # sizes are not read and become 1
+    prune: int = 0
+    by_stream: int = 0
+
+
+class StackResults(NamedTuple):
+    """What the last of many blocks, and the last merge, leave; empty where there is none."""
+
+    x: Tensor  # (b, m, c)
+    hidden: Tensor  # (b, m, c); empty where the last block's tokens are merged, as are p and p_b
+    p: Tensor  # (b, m, R + 2s)
+    p_b: Tensor
+    size: Tensor  # (b, m)
+    places: Tensor  # (b, k)
+    group: Tensor  # (b, n), n tokens before the last merge
+    kept: Tensor  # (b, n), empty where nothing is pruned
+
+
+class BlockStack(NamedTuple):
+    """Many calls in a row. What lies between two blocks is in two buffers that they use in turn."""
+
+    x: Tensor
+    size: Tensor | None
+    places: Tensor
+    blocks: Sequence[tuple[Weights, Ways]]
+    merges: Sequence[MergeNumbers]
+    eps: float
+    scale: float
+    results: StackResults
+
+    def run(self) -> None:
+        x, places = rows(self.x), self.places.contiguous()
+        size = dense(self.size)
+        between = _Between.of(x, places, self.blocks[0][1])
+        last_merge = max((i for i, merge in enumerate(self.merges) if merge.r), default=-1)
+        held, packed = [], []
+        tokens, seen, sizes, stand, turn = x.shape[1], walk(x), address(size), places.data_ptr(), 0
+        for i, ((weights, ways), merge) in enumerate(zip(self.blocks, self.merges, strict=True)):
+            parameters, is_last = _Parameters.of(weights, ways), i + 1 == len(self.blocks)
+            made = self.results if is_last else None
+            y = between.x[i % 2] if made is None else made.x.data_ptr()
+            numbers: tuple[int, ...] = _NO_MERGE
+            hidden, p, p_b = 0, *between.projected
+            if merge.r:
+                kept = between.merged(turn % 2) if i != last_merge else tuple(t.data_ptr() for t in self.results[4:])
+                numbers = self._merging(merge, (stand, sizes), y, kept)
+                (sizes, stand), turn = kept[:2], turn + 1
+            elif made is not None:
+                hidden, p, p_b = (t.data_ptr() for t in made[1:4])
+            fields = (x.shape[0], tokens, x.shape[2], *parameters.sizes, torch.get_num_threads(), self.eps, self.scale)
+            addresses = parameters.addresses(p, p_b)
+            held.append(parameters)
+            packed.append(_BLOCK_FORWARD.pack(*fields, *seen, *_NO_WALK, *addresses, y, hidden, *numbers))
+            tokens -= merge.r
+            seen = (y, tokens * x.shape[2], x.shape[2])
+        call("rmeeto_block_forward", b"".join(packed), len(packed))
+
+    def _merging(self, merge: MergeNumbers, given: tuple[int, int], y: int, kept: tuple[int, ...]) -> tuple[int, ...]:
+        """The part of a structure that is about the merge."""
+        *how, _forget, prune, by_stream = merge
+        (stand, sizes), (new_sizes, moved, index, weighing) = given, kept
+        numbers = (0, 0, 0, 0, self.places.shape[1], *how, merge.forget, torch.get_num_threads(), 0, 0, 0, 0, 0, 0)
+        read = (stand, 0 if merge.forget else sizes)
+        return (1, by_stream, *numbers, *read, index, weighing if prune else 0, y, new_sizes, moved)
+
+
+class _Between(NamedTuple):
+    """Addresses of what blocks in a row write for each other, each twice where the next one still reads the first."""
+
+    held: list[Tensor]
+    x: tuple[int, int]
+    projected: tuple[int, int]
+    size: tuple[int, int]
+    places: tuple[int, int]
+    group: int
+    kept: int
+
+    @classmethod
+    def of(cls, x: Tensor, places: Tensor, ways: Ways) -> _Between:
+        batch, tokens, width = x.shape
+        outputs, count = ways[0][2].shape[0], batch * tokens
+        floats = [x.new_empty(n) for n in (*[count * width] * 2, *[count * outputs] * 2, count, count)]
+        numbers = [places.new_empty(n) for n in (places.numel(), places.numel(), count)]
+        kept = x.new_empty(count, dtype=torch.bool)
+        at = [t.data_ptr() for t in (*floats, *numbers)]
+        held = [*floats, *numbers, kept]
+        return cls(held, (at[0], at[1]), (at[2], at[3]), (at[4], at[5]), (at[6], at[7]), at[8], kept.data_ptr())
+
+    def merged(self, which: int) -> tuple[int, ...]:
+        """Where a merge writes sizes, places, index and what weighs."""
+        return self.size[which], self.places[which], self.group, self.kept
