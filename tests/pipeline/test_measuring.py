@@ -94,6 +94,7 @@ def test_measurements_that_cannot_be(trained: Path) -> None:
         pipeline.benchmark(spec, dataclasses.replace(SPEED, threads=many), schedule=SCHEDULE)
 
 
+BLOCKS = ("block", "blocks")
 TOKENS = ("token_match", "token_plan", "token_merge", "bipartite_merge")
 
 
@@ -104,7 +105,7 @@ def test_doctor() -> None:
     assert {"cpu", "cores", "threads", "gpus", "python", "platform", "packages"} <= found["environment"].keys()
     assert {"torch", "timm"} <= found["environment"]["packages"].keys()
     ops = {line["op"] for line in found["backends"]}
-    assert ops == {"selective_scan", "causal_conv", "bimamba", "rms_norm", "block", *TOKENS, "linear"}
+    assert ops == {"selective_scan", "causal_conv", "bimamba", "rms_norm", *BLOCKS, *TOKENS, "linear"}
     for op in ops:
         lines = [line for line in found["backends"] if line["op"] == op]
         assert {line["backend"] for line in lines} >= {"reference", "native"}
