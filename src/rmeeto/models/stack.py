@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from timm.layers import DropPath
@@ -80,27 +80,31 @@ class Block(nn.Module):
 
     def weights(self) -> ops.BlockWeights:
         mixer = self.mixer
+        parts = mixer._modules
         return ops.BlockWeights(
             parameter(self.norm, "weight"),
-            parameter(mixer.in_proj, "weight"),
+            parameter(parts["in_proj"], "weight"),
             mixer.directions,
-            parameter(mixer.out_proj, "weight"),
+            parameter(parts["out_proj"], "weight"),
         )
 
-    def is_like(self, other: nn.Module) -> bool:
-        """Whether both compute with the same numbers, the parameters apart."""
-        return isinstance(other, Block) and self.norm.eps == other.norm.eps and self.mixer.scale == other.mixer.scale
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """What a block computes with beside its parameters: eps of the norm, scale of the directions' sum."""
+        return self.norm.eps, self.mixer.scale
 
     def is_one(self) -> bool:
         """Whether nobody has changed or watches a part, so that all parts may be computed in one go."""
-        mixer = self.mixer
+        parts: Any = self._modules  # an attribute of a module costs a search in all of its tables
+        mixer, path = parts["mixer"], parts["drop_path"]
+        inner: Any = mixer._modules
         return (
             is_bare(mixer, Mixer)
-            and is_bare(self.norm, RMSNorm)
-            and is_bare(mixer.in_proj, Linear)
-            and is_bare(mixer.out_proj, Linear)
-            and is_bare(self.drop_path, DropPath)
-            and not (self.training and self.drop_path.drop_prob)
+            and is_bare(parts["norm"], RMSNorm)
+            and is_bare(inner["in_proj"], Linear)
+            and is_bare(inner["out_proj"], Linear)
+            and is_bare(path, DropPath)
+            and not (self.training and path.drop_prob)
             and not is_watched()
         )
 
@@ -145,14 +149,42 @@ def run(tokens: Tokens, blocks: Iterable[nn.Module], slots: Iterable[nn.Module],
     return tokens
 
 
+class _Plan(NamedTuple):
+    """Blocks and merges of which all is known before the first token is computed."""
+
+    weights: list[ops.BlockWeights]
+    merges: list[ops.Merging | None]
+    numbers: tuple[float, float]
+    last: Merger | None  # the last slot that merges
+
+
 def _in_one(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) -> Tokens | None:
     """The same in one op, where nobody looks between the blocks and nothing wants gradients; None elsewhere."""
     if torch.is_grad_enabled() or not tokens.x.is_cpu or tokens.time is not None or tokens.origin is not None:
         return None
+    plan = _planned(tokens, blocks, slots) if len(blocks) > 1 else None
+    if plan is None:
+        return None
+    (eps, scale), last = plan.numbers, plan.last
+    feature = "hidden" if last is None else last.feature
+    given = (tokens.x, tokens.size, tokens.places, plan.weights, plan.merges)
+    made = ops.blocks(*given, feature=feature, eps=eps, scale=scale)
+    if last is not None and made.merged is not None:
+        tokens = last.after(tokens, made.merged)
+    if made.last is None:
+        return tokens
+    return tokens.computed(made.y, cast("Block", blocks[-1]).mixer.features(*made.last[1:]))
+
+
+def _planned(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) -> _Plan | None:
+    weights: list[ops.BlockWeights] = []
     merges: list[ops.Merging | None] = []
-    last, n = None, tokens.x.shape[1]
+    numbers, last, n = None, None, tokens.x.shape[1]
     for block, slot in zip(blocks, slots, strict=True):
-        if not (isinstance(block, Block) and is_bare(block, Block) and block.is_one() and block.is_like(blocks[0])):
+        if not (isinstance(block, Block) and is_bare(block, Block) and block.is_one()):
+            return None
+        numbers = numbers or block.numbers
+        if block.numbers != numbers:
             return None
         merging = None
         if not is_bare(slot, nn.Identity):
@@ -160,24 +192,9 @@ def _in_one(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) -> 
             if merging is None:
                 return None
             last, n = cast("Merger", slot) if merging.r else last, n - merging.r
+        weights.append(block.weights())
         merges.append(merging if merging and merging.r else None)
-    if len(merges) < 2:
-        return None
-    mixer, eps = cast("Block", blocks[-1]).mixer, cast("Block", blocks[0]).norm.eps
-    weights = [cast("Block", block).weights() for block in blocks]
-    made = ops.blocks(
-        tokens.x,
-        tokens.size,
-        tokens.places,
-        weights,
-        merges,
-        feature="hidden" if last is None else last.feature,
-        eps=eps,
-        scale=mixer.scale,
-    )
-    if last is not None and made.merged is not None:
-        tokens = last.after(tokens, made.merged)
-    return tokens if made.last is None else tokens.computed(made.y, mixer.features(*made.last[1:]))
+    return None if numbers is None else _Plan(weights, merges, numbers, last)
 
 
 def _known(slot: nn.Module, last: Merger | None, tokens: Tokens) -> ops.Merging | None:

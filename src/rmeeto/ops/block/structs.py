@@ -63,7 +63,8 @@ class _Parameters(NamedTuple):
     @classmethod
     def of(cls, weights: Weights, ways: Ways) -> _Parameters:
         (channels, _, taps), (_, rank), (_, state) = (ways[0][i].shape for i in (0, 3, 5))
-        return cls((channels, state, rank, taps), [dense(t) for t in (*weights, *ways[0], *ways[1])])
+        tensors = (*weights, *ways[0], *ways[1])
+        return cls((channels, state, rank, taps), [dense(t) for t in tensors])
 
     def addresses(self, p: int, p_b: int) -> tuple[int, ...]:
         """All of them, each direction with what it projects."""
