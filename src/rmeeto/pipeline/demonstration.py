@@ -22,11 +22,11 @@ from rmeeto.retrain.loop import CHECKPOINTS
 
 # Early and at once: after re-training the model is better than with as many token-layers taken away bit by bit, and
 # each merge costs time (docs/log.md).
-SCHEDULE = ScheduleSpec(removals=json.dumps([25, 25, 25, 25, 0, 0, 0, 0, 0, 0, 0, 0]))
+SCHEDULE = ScheduleSpec(removals=json.dumps([27, 27, 27, 27, 0, 0, 0, 0, 0, 0, 0, 0]))
 RECIPE = Recipe(
     epochs=5,
     batch_size=32,
-    lr=1.5e-3,
+    lr=7e-4,
     min_lr=1e-5,
     warmup_epochs=0.05,
     drop_path=0.0,
@@ -36,7 +36,7 @@ RECIPE = Recipe(
     cutmix=0.0,
     smoothing=0.0,
     clip_grad=1.0,
-    time_limit=205.0,
+    time_limit=220.0,
 )
 SPEED = SpeedSpec(speed_batch=128, speed_repeats=15, speed_warmup=2)
 MARK = "demo.json"
