@@ -3,10 +3,10 @@
     python benchmarks/models.py
     python benchmarks/models.py --sizes small --no-compile
 
-Per size and batch one run of turns with vim un-merged and merged (r tokens before every second block), timm's deit
-eager and compiled, and deit with tokens merged by `rmeeto.adopt` (13 in every block, the keys compared: the usual
-setting), eager and compiled; vim compiled; each as one graph. Ratios are to the un-merged eager deit of the same size. Speed does not
-depend on the weights, which are random; the accuracies beside it are the literature's (ImageNet-1K top-1, 224
+Per size and batch one run of turns with vim un-merged and merged (r tokens before every second block), timm's deit,
+and deit with tokens merged by `rmeeto.adopt` (13 in every block, the keys compared: the usual setting); the two deits
+and vim un-merged compiled, too, each as one graph. Ratios are to the un-merged eager deit of the same size. Speed does
+not depend on the weights, which are random; the accuracies beside it are the literature's (ImageNet-1K top-1, 224
 pixels): Vim and merged Vim of arXiv 2412.12496, DeiT of arXiv 2012.12877, merged DeiT not stated here.
 """
 
