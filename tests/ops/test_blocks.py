@@ -156,11 +156,7 @@ def test_what_does_not_fit_is_named(change, error, message) -> None:
 @native
 def test_opcheck() -> None:
     arguments = given((2, 19, 12, 24, 4, 3, 4), 2)
-    weights = [
-        t
-        for w in arguments["weights"]
-        for t in (w.norm_weight, w.in_proj, w.out_proj, *w.directions[0], *w.directions[1])
-    ]
+    weights = [t for w in arguments["weights"] for t in w.tensors]
     for merges in ([PRUNED, None], [None, Merging(3)], [None, None]):
         numbers = [n for each in merges for n in stack.numbers_of(each, by_stream=False)]
         given_to_it = (arguments["x"], arguments["size"], arguments["places"], weights, numbers, 1e-5, 0.5)

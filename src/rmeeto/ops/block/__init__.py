@@ -38,6 +38,11 @@ class BlockWeights(NamedTuple):
     directions: tuple[Direction, Direction]
     out_proj: Tensor  # (c, e)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, as the kernels take them."""
+        return (self.norm_weight, self.in_proj, self.out_proj, *self.directions[0], *self.directions[1])
+
 
 class Stacked(NamedTuple):
     """What blocks in a row give."""
@@ -141,7 +146,7 @@ def blocks(
             f"{len(weights)} blocks and {len(merges)} merges; it must be one for each block: None is no merge"
         )
     if backends.setting(backend) in ("auto", "native") and _stack_fits(x, size, places, weights, merges):
-        flat = [t for w in weights for t in (w.norm_weight, w.in_proj, w.out_proj, *w.directions[0], *w.directions[1])]
+        flat = [tensor for own in weights for tensor in own.tensors]
         numbers = [n for each in merges for n in stack.numbers_of(each, by_stream=feature == "x")]
         y, hidden, p, p_b, sizes, moved, index, kept = stack.op(x, size, places, flat, numbers, eps, scale)
         last = None if merges[-1] else Blocked(y, hidden, (p, p_b))
@@ -169,8 +174,8 @@ def _stack_fits(
     tokens, first = x.shape[1], weights[0].directions[0]
     for own, merging in zip(weights, merges, strict=True):
         _check(x, *own, None)
-        tensors = (x, own.norm_weight, own.in_proj, own.out_proj, *own.directions[0], *own.directions[1])
-        if not native.fits(tensors, own.directions) or own.directions[0].projection.shape != first.projection.shape:
+        alike = own.directions[0].projection.shape == first.projection.shape
+        if not alike or not native.fits((x, *own.tensors), own.directions):
             return False
         if merging is None:
             continue
