@@ -46,10 +46,9 @@ def main() -> None:
     if options.quick:
         options.sizes, options.batch = ["tiny"], 8
     report.remark(f"Measured on one {torch.cuda.get_device_name()}, batch {options.batch} where nothing else is said.")
-    _scan(report)
-    _models(report)
-    _steps(report)
-    report.finish()
+    for part in (_scan, _models, _steps):
+        part(report)
+        report.finish()  # after each: a lent GPU may be gone before the next
 
 
 def finished(call: Call) -> Call:

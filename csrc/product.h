@@ -9,10 +9,22 @@ namespace {
 constexpr int64_t kTileRows = kLanes == 16 ? 8 : 4;
 constexpr int64_t kWide = kLanes == 4 ? 2 : 3;  // vectors of columns of a tile
 
-// R rows, `stride` floats apart, against N vectors of columns. Every pair's sum is added up in the order of the inner
-// columns, whatever the tile. Apart: not products, but minus the distances |a - b|.
-template <int R, int N, bool Apart>
-RMEETO_INLINE void tile(const float *rows, int64_t stride, int64_t inner, const float *panel, V (*sums)[kWide]) {
+// Where a tile's rows lie: number `c` of row `i`.
+struct Across {  // row by row
+    const float *rows;
+    int64_t stride;
+    RMEETO_INLINE float operator()(int64_t i, int64_t c) const { return rows[i * stride + c]; }
+};
+struct Down {  // each row is a column of what lies there
+    const float *columns;
+    int64_t stride;
+    RMEETO_INLINE float operator()(int64_t i, int64_t c) const { return columns[c * stride + i]; }
+};
+
+// R rows against N vectors of columns. Every pair's sum is added up in the order of the inner numbers, whatever the tile.
+// Apart: not products, but minus the distances |a - b|.
+template <int R, int N, bool Apart, class Place>
+RMEETO_INLINE void tile(Place at, int64_t inner, const float *panel, V (*sums)[kWide]) {
     V total[R][N] = {};
     for (int64_t c = 0; c < inner; ++c) {
         V d[N];
@@ -20,7 +32,7 @@ RMEETO_INLINE void tile(const float *rows, int64_t stride, int64_t inner, const 
         for (int n = 0; n < N; ++n) d[n] = load(panel + (c * N + n) * kLanes);
         RMEETO_UNROLL
         for (int i = 0; i < R; ++i) {
-            const V s = splat(rows[i * stride + c]);
+            const V s = splat(at(i, c));
             RMEETO_UNROLL
             for (int n = 0; n < N; ++n)
                 total[i][n] += Apart ? magnitude(s - d[n]) : s * d[n];
@@ -32,12 +44,11 @@ RMEETO_INLINE void tile(const float *rows, int64_t stride, int64_t inner, const 
     for (int n = 0; n < N; ++n) sums[i][n] = Apart ? -total[i][n] : total[i][n];
 }
 
-template <int R, bool Apart>
-inline void tile_of(int64_t wide, const float *rows, int64_t stride, int64_t inner, const float *panel,
-                    V (*sums)[kWide]) {
-    if (wide == 1) return tile<R, 1, Apart>(rows, stride, inner, panel, sums);
-    if (wide == 2) return tile<R, 2, Apart>(rows, stride, inner, panel, sums);
-    tile<R, kWide, Apart>(rows, stride, inner, panel, sums);
+template <int R, bool Apart, class Place>
+inline void tile_of(int64_t wide, Place at, int64_t inner, const float *panel, V (*sums)[kWide]) {
+    if (wide == 1) return tile<R, 1, Apart>(at, inner, panel, sums);
+    if (wide == 2) return tile<R, 2, Apart>(at, inner, panel, sums);
+    tile<R, kWide, Apart>(at, inner, panel, sums);
 }
 
 // A weight (outputs, inputs), to be read in panels of kWide vectors of outputs.
@@ -96,7 +107,7 @@ template <int R, class See>
 RMEETO_INLINE void product_rows(const float *x, int64_t stride, int64_t row, int64_t inner, const float *panel,
                                 int64_t wide, int64_t first, See see) {
     V sums[R][kWide];
-    tile_of<R, false>(wide, x + row * stride, stride, inner, panel, sums);
+    tile_of<R, false>(wide, Across{x + row * stride, stride}, inner, panel, sums);
     for (int64_t i = 0; i < R; ++i)
         for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
 }

@@ -87,6 +87,16 @@ struct NormBackward {
     float *dweight;  // (channels)
 };
 
+// dweight = dy^T x, the gradient of the weight of y = x weight^T.
+struct WeightGradient {
+    int64_t tokens, outputs, inputs, threads;
+    const float *dy;  // (tokens, outputs), rows dy_stride floats apart
+    int64_t dy_stride;
+    const float *x;  // (tokens, inputs)
+    int64_t x_stride;
+    float *dweight;  // (outputs, inputs), dense
+};
+
 // Every second patch token from row `first` on is a source; the `rank`-th most similar of the others is its destination.
 // similarity: 0 cosine, 1 minus the L1 distance, 2 minus the squared L2 distance of the normalised rows.
 struct TokenMatch {
@@ -170,8 +180,8 @@ struct BlockForward {
 
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
-// What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms and
-// tokens: one; of blocks: any, in this order), and returns 0, 1 when memory ran out, or 2 where an index is outside.
+// What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms,
+// weights and tokens: one; of blocks: any, in this order), and returns 0, 1 when memory ran out, or 2 where an index is outside.
 struct Kernels {
     const char *name;
     int (*scan_forward)(const ScanForward *, int64_t count);
@@ -180,6 +190,7 @@ struct Kernels {
     int (*conv_backward)(const ConvBackward *, int64_t count);
     int (*norm_forward)(const NormForward *, int64_t count);
     int (*norm_backward)(const NormBackward *, int64_t count);
+    int (*weight_gradient)(const WeightGradient *, int64_t count);
     int (*block_forward)(const BlockForward *, int64_t count);
     int (*token_match)(const TokenMatch *, int64_t count);
     int (*token_plan)(const TokenPlan *, int64_t count);

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmeeto.ops import _onednn, linear, use_backend
+from rmeeto.ops import _products, linear, use_backend
 
-native = pytest.mark.skipif(not _onednn.available(), reason="this torch has no oneDNN")
+native = pytest.mark.skipif(not _products.available(), reason="this torch has no oneDNN")
 
 CASES = [  # shape of x, outputs, bias
     ((3, 4), 5, False),

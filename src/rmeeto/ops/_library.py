@@ -13,9 +13,10 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 7
+ABI = 8
 KERNELS = (
     *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
+    "rmeeto_weight_gradient",
     "rmeeto_block_forward",
     "rmeeto_bipartite_merge",
     *(f"rmeeto_token_{step}" for step in ("match", "plan", "merge", "merge_backward")),

@@ -19,6 +19,7 @@ _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
 _NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
 _NORM_BACKWARD = struct.Struct("=4qd9q")  # the same inputs, dy, two gradients
+_WEIGHT_GRADIENT = struct.Struct("=9q")  # 4 numbers, dy, x, the result
 _TOKEN_MATCH = struct.Struct("=19q")  # 10 numbers, values, places, rows, four results
 _TOKEN_PLAN = struct.Struct("=14q")  # 7 numbers, five tensors, two results
 _TOKEN_MERGE = struct.Struct("=17q")  # MergeGroups, 2 numbers, x, places, three results
@@ -175,6 +176,20 @@ class NormBackward(NamedTuple):
         return [x, weight, dy], _NORM_BACKWARD.pack(*sizes, *walk(x), address(weight), *walk(dy), *gradients)
 
 
+class WeightGradient(NamedTuple):
+    """One call: dweight is written."""
+
+    dy: Tensor  # (t, m)
+    x: Tensor  # (t, k)
+    dweight: Tensor  # (m, k)
+
+    def pack(self) -> tuple[list[Any], bytes]:
+        dy, x = rows(self.dy), rows(self.x)
+        sizes = (*dy.shape, x.shape[1], torch.get_num_threads())
+        read = (dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0))
+        return [dy, x], _WEIGHT_GRADIENT.pack(*sizes, *read, address(self.dweight))
+
+
 class MergeCall(NamedTuple):
     """How tokens are merged, beside the values: the results are written, kept where it is wanted."""
 
@@ -300,6 +315,7 @@ _KERNELS = {
     ConvBackward: "rmeeto_conv_backward",
     NormForward: "rmeeto_norm_forward",
     NormBackward: "rmeeto_norm_backward",
+    WeightGradient: "rmeeto_weight_gradient",
     TokenMatch: "rmeeto_token_match",
     TokenPlan: "rmeeto_token_plan",
     TokenMerge: "rmeeto_token_merge",
@@ -309,7 +325,7 @@ _KERNELS = {
 
 
 Call: TypeAlias = (ScanForward | ScanBackward | ConvForward | ConvBackward | NormForward | NormBackward) | (
-    TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward | BipartiteMerge
+    WeightGradient | TokenMatch | TokenPlan | TokenMerge | TokenMergeBackward | BipartiteMerge
 )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.errors import BackendError
-from rmeeto.ops import _library, _onednn, _triton
+from rmeeto.ops import _library, _products, _triton
 
 OPS = (
     *("selective_scan", "causal_conv", "bimamba", "rms_norm", "block", "blocks"),
@@ -117,7 +117,7 @@ def report() -> list[BackendReport]:
         unused = "float64 and other devices" if native[0] else "no native kernels"
         unused = "gradients, half types and other devices" if op in ("block", "blocks") and native[0] else unused
         rows.append(BackendReport(op, "reference", True, not native[0], f"plain PyTorch; used for {unused}{slow}"))
-    found = _onednn.available()
+    found = _products.available()
     why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"
     rows.append(BackendReport("linear", "native", found, found, why))
     rows.append(BackendReport("linear", "reference", True, not found, "torch's own; used for all but float32 on a CPU"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._onednn import times_transposed, weight_gradient
+from rmeeto.ops._products import times_transposed, weight_gradient
 from rmeeto.ops._structs import ConvBackward, ConvForward, ScanBackward, ScanFlags, ScanForward, ScanInputs, run
 from rmeeto.ops._tensors import LIBRARY, dense, register, rows, states_shape, through
 from rmeeto.ops.bimamba import cost

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._onednn import available, times_transposed, weight_gradient
+from rmeeto.ops._products import available, times_transposed, weight_gradient
 from rmeeto.ops._tensors import LIBRARY, register, through
 
 LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

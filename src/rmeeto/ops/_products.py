@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN, through the op that torch's own compiler uses for linear layers."""
+"""Matrix products: by oneDNN, through the op that torch's own compiler uses for linear layers, and by our kernels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Below this many columns a product over the tokens is faster the other way round.
-_THIN = 16
+from rmeeto.ops._library import problem
+from rmeeto.ops._structs import WeightGradient, run
 
 
 def available() -> bool:
@@ -40,18 +40,12 @@ def times_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    """dy^T x, the gradient of a weight: (t, m), (t, k) -> (m, k)."""
-    if x.shape[1] <= _THIN:
-        # clone, for contiguous() leaves the strides of single columns odd
-        return (x.t() @ dy).t().clone(memory_format=torch.contiguous_format)
-    if not _wide_vectors():
+    """dy^T x, the gradient of a weight: (t, m), (t, k) -> (m, k), float32 on the CPU.
+
+    By our own kernel, which reads both as they lie; oneDNN wants copies of them whose rows are columns.
+    """
+    dweight = dy.new_empty(dy.shape[1], x.shape[1])
+    if problem() is not None or not dweight.numel():
         return dy.t() @ x
-    if x.shape[1] < dy.shape[1]:  # the first of the two is copied to rows: let it be the narrower one
-        return times_transposed(x.t(), dy.t()).t().contiguous()
-    return times_transposed(dy.t(), x.t())
-
-
-@cache
-def _wide_vectors() -> bool:
-    # On AVX2 both libraries need the same time for this product, where rows are columns.
-    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+    run([WeightGradient(dy, x, dweight)])
+    return dweight

@@ -1,0 +1,108 @@
+// The gradient of a weight: the sum over all tokens of the outer products of what came in and what went out.
+#pragma once
+#include "product.h"
+#include "rmeeto.h"
+#include "simd.h"
+
+namespace {
+
+using namespace rmeeto;
+
+constexpr int64_t kSummed = 128;  // tokens whose products are added up in registers; fixed, so that sums never depend on
+                                  // the threads
+
+struct Tokens {
+    const float *data;
+    int64_t stride, columns;
+};
+
+// down^T across, to be cut into tasks of some columns of each: vectors lie along `across`.
+struct Outer {
+    Tokens down, across;
+    int64_t tokens, vectors, panels, part, parts;
+    bool turned;  // down is what came in
+
+    explicit Outer(const WeightGradient &g)
+        : down{g.dy, g.dy_stride, g.outputs}, across{g.x, g.x_stride, g.inputs}, tokens(g.tokens),
+          turned(g.inputs < kLanes && g.inputs < g.outputs) {
+        if (turned) {
+            const Tokens before = down;
+            down = across;
+            across = before;
+        }
+        vectors = ceil_div(across.columns, kLanes);
+        panels = ceil_div(vectors, kWide);
+        const int64_t wanted = g.threads > 1 ? ceil_div(2 * g.threads, panels) : 1;
+        const int64_t least = 4 * kTileRows;  // every task lays out its panel anew
+        part = ceil_div(ceil_div(down.columns, wanted), kTileRows) * kTileRows;
+        if (part < least) part = least;
+        parts = ceil_div(down.columns, part);
+    }
+
+    int64_t tasks() const { return panels * parts; }
+    // Panels differ by one vector at most.
+    int64_t first(int64_t panel) const { return panel * vectors / panels; }
+};
+
+// What a task holds: its sums, (part, wide vectors), and the tokens of its panel.
+struct OuterScratch {
+    static int64_t floats(const Outer &o) { return (o.part + kSummed) * kWide * kLanes; }
+};
+
+// Lay out `count` tokens of a panel; lanes behind the last column are zero.
+inline void lay_out(const Tokens &t, int64_t token, int64_t count, int64_t column, int64_t wide, float *out) {
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t n = 0; n < wide; ++n, out += kLanes) {
+            const int64_t at = column + n * kLanes;
+            store(out, load(t.data + (token + i) * t.stride + at, t.columns - at));
+        }
+}
+
+template <int R>
+inline void add_tile(const Down &at, int64_t count, const float *panel, int64_t wide, float *sums) {
+    V made[R][kWide];
+    tile_of<R, false>(wide, at, count, panel, made);
+    for (int64_t i = 0; i < R; ++i)
+        for (int64_t n = 0; n < wide; ++n, sums += kLanes) store(sums, load(sums) + made[i][n]);
+}
+
+template <int R>
+inline void add_last(int64_t rows, const Down &at, int64_t count, const float *panel, int64_t wide, float *sums) {
+    if (rows == R) return add_tile<R>(at, count, panel, wide, sums);
+    if constexpr (R > 1) add_last<R - 1>(rows, at, count, panel, wide, sums);
+}
+
+inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out, float *scratch) {
+    const int64_t first = o.first(panel), wide = o.first(panel + 1) - first, column = first * kLanes;
+    const int64_t rows = smaller(o.part, o.down.columns - begin), row = wide * kLanes;
+    float *sums = scratch, *laid = scratch + o.part * row;
+    memset(sums, 0, rows * row * sizeof(float));
+    for (int64_t token = 0; token < o.tokens; token += kSummed) {
+        const int64_t count = smaller(kSummed, o.tokens - token);
+        lay_out(o.across, token, count, column, wide, laid);
+        Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
+        int64_t i = 0;
+        for (; i + kTileRows <= rows; i += kTileRows, at.columns += kTileRows)
+            add_tile<kTileRows>(at, count, laid, wide, sums + i * row);
+        add_last<kTileRows - 1>(rows - i, at, count, laid, wide, sums + i * row);
+    }
+    const int64_t columns = smaller(row, o.across.columns - column);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t c = 0; c < columns; ++c)
+            out[o.turned ? (column + c) * o.down.columns + begin + i : (begin + i) * o.across.columns + column + c] =
+                sums[i * row + c];
+}
+
+int weight_gradient(const WeightGradient *calls, int64_t) {
+    const Outer o(*calls);
+    const int64_t floats = OuterScratch::floats(o), tasks = o.tasks();
+    Scratch memory(tasks * floats * int64_t(sizeof(float)));
+    if (!memory.block) return 1;
+    float *scratch = reinterpret_cast<float *>(memory.next);
+#pragma omp parallel for schedule(dynamic) num_threads(int(smaller(calls->threads, tasks))) if (calls->threads > 1 && tasks > 1)
+    for (int64_t task = 0; task < tasks; ++task)
+        outer_task(o, task / o.parts, task % o.parts * o.part, calls->dweight, scratch + task * floats);
+    return 0;
+}
+
+}  // namespace
