@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rmeeto._shapes import Float
 from rmeeto.errors import ShapeError
 from rmeeto.models.configs import VimConfig
+from rmeeto.models.layers import PatchConv2d, PatchConv3d
 from rmeeto.tokens import Tokens, at_rows
 
 
@@ -45,8 +46,8 @@ class PatchEmbed(nn.Module):
 def _projection(config: VimConfig) -> nn.Conv2d | nn.Conv3d:
     patch, step = config.patch_size, config.stride or config.patch_size
     if config.num_frames is None:
-        return nn.Conv2d(config.in_chans, config.embed_dim, patch, step)
-    return nn.Conv3d(config.in_chans, config.embed_dim, (1, patch, patch), (1, step, step))
+        return PatchConv2d(config.in_chans, config.embed_dim, patch, step)
+    return PatchConv3d(config.in_chans, config.embed_dim, (1, patch, patch), (1, step, step))
 
 
 def place_class_token(

@@ -16,6 +16,33 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+class PatchConv2d(nn.Conv2d):
+    """A convolution of (b, c, height, width) whose windows, where they lie side by side, are a product's rows.
+
+    A convolution would first bring images and weights into an order of its own, torch.compile's even in every call.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _by_patches(input, self) if self.kernel_size == self.stride else super().forward(input)
+
+
+class PatchConv3d(nn.Conv3d):
+    """The same of each frame: (b, c, frames, height, width), windows of one frame."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        alone = self.kernel_size == self.stride and self.kernel_size[0] == 1
+        return _by_patches(input, self) if alone else super().forward(input)
+
+
+def _by_patches(images: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """(b, c, ..., height, width), whole patches -> (b, m, ..., rows, columns), as the convolution gives it."""
+    height, width = conv.kernel_size[-2:]
+    cut = images.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
+    rows = cut.dim() - 4
+    patches = cut.permute(0, *range(2, rows + 1), rows + 2, 1, rows + 1, rows + 3).flatten(-3)
+    return linear(patches, conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+
+
 class RMSNorm(nn.RMSNorm):
     """The norm over the last dimension of (b, n, c) tokens, with a weight, in one pass over memory."""
 
