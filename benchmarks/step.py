@@ -3,7 +3,7 @@
     python benchmarks/step.py
 
 The demo's model (vim_nano, trained, merged by the demo's schedule), its un-merged self as the teacher, its
-recipe (batch 32, distillation, clipping, AdamW); batches lie ready. Told are images a second on the native kernels
+recipe (distillation, clipping, AdamW); batches lie ready. Told are images a second on the native kernels
 and on the reference ops, in turns, and the shares of one profiled run: kernels and matrix products, the merge, all
 else. Figures of earlier versions are in docs/log.md.
 """
@@ -20,9 +20,9 @@ from harness import Report, begin, in_turns
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from rmeeto.data import Augment, DataSpec, open_data
+from rmeeto.data import DataSpec, open_data
 from rmeeto.ops import use_backend
-from rmeeto.pipeline.demonstration import RECIPE, SCHEDULE
+from rmeeto.pipeline.demonstration import AUGMENT, RECIPE, SCHEDULE
 from rmeeto.pipeline.evidence import merged_copy
 from rmeeto.pipeline.opening import fitting, open_with_images
 from rmeeto.pipeline.specs import ModelSpec
@@ -54,7 +54,7 @@ def main() -> None:
         [name, *each.milliseconds(), f"{RECIPE.batch_size / each.median:.1f}", f"{each.times_as_fast_as(fast):.2f}x"]
         for name, each in timings.items()
     ]
-    report.show("step", ["training step, batch 32", "ms", "10-90 %", "images/s", "of native"], rows)
+    report.show("step", [f"training step, batch {RECIPE.batch_size}", "ms", "10-90 %", "images/s", "of native"], rows)
     _shares(report, native)
     report.finish()
 
@@ -81,7 +81,7 @@ def _trainer() -> _Trainer:
         opened, data = open_with_images(ModelSpec(model=str(folder)), lambda form: open_data(spec, form))
     teacher = opened.model
     student = merged_copy(teacher, SCHEDULE.build(teacher.num_tokens, teacher.config.depth), Settings())
-    batches = list(islice(iter(data.train_batches(Augment.light(), RECIPE.seed)), 8))
+    batches = list(islice(iter(data.train_batches(AUGMENT, RECIPE.seed)), 8))
     return _Trainer(student, teacher, batches, data.num_classes)
 
 
