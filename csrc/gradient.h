@@ -40,13 +40,10 @@ struct Outer {
     }
 
     int64_t tasks() const { return panels * parts; }
+    // What a task holds: its sums, (part, wide vectors), and the tokens of its panel.
+    int64_t floats() const { return (part + kSummed) * kWide * kLanes; }
     // Panels differ by one vector at most.
     int64_t first(int64_t panel) const { return panel * vectors / panels; }
-};
-
-// What a task holds: its sums, (part, wide vectors), and the tokens of its panel.
-struct OuterScratch {
-    static int64_t floats(const Outer &o) { return (o.part + kSummed) * kWide * kLanes; }
 };
 
 // Lay out `count` tokens of a panel; lanes behind the last column are zero.
@@ -95,11 +92,11 @@ inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out,
 
 int weight_gradient(const WeightGradient *calls, int64_t) {
     const Outer o(*calls);
-    const int64_t floats = OuterScratch::floats(o), tasks = o.tasks();
+    const int64_t floats = o.floats(), tasks = o.tasks(), threads = smaller(calls->threads, tasks);
     Scratch memory(tasks * floats * int64_t(sizeof(float)));
     if (!memory.block) return 1;
     float *scratch = reinterpret_cast<float *>(memory.next);
-#pragma omp parallel for schedule(dynamic) num_threads(int(smaller(calls->threads, tasks))) if (calls->threads > 1 && tasks > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(int(threads)) if (threads > 1)
     for (int64_t task = 0; task < tasks; ++task)
         outer_task(o, task / o.parts, task % o.parts * o.part, calls->dweight, scratch + task * floats);
     return 0;
