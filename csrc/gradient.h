@@ -91,14 +91,15 @@ inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out,
 }
 
 int weight_gradient(const WeightGradient *calls, int64_t) {
-    const Outer o(*calls);
-    const int64_t floats = o.floats(), tasks = o.tasks(), threads = smaller(calls->threads, tasks);
+    const WeightGradient &g = *calls;
+    const Outer o(g);
+    const int64_t floats = o.floats(), tasks = o.tasks();
     Scratch memory(tasks * floats * int64_t(sizeof(float)));
     if (!memory.block) return 1;
     float *scratch = reinterpret_cast<float *>(memory.next);
-#pragma omp parallel for schedule(dynamic) num_threads(int(threads)) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(int(smaller(g.threads, tasks))) if (g.threads > 1 && tasks > 1)
     for (int64_t task = 0; task < tasks; ++task)
-        outer_task(o, task / o.parts, task % o.parts * o.part, calls->dweight, scratch + task * floats);
+        outer_task(o, task / o.parts, task % o.parts * o.part, g.dweight, scratch + task * floats);
     return 0;
 }
 
