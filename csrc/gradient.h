@@ -55,20 +55,6 @@ inline void lay_out(const Tokens &t, int64_t token, int64_t count, int64_t colum
         }
 }
 
-template <int R>
-inline void add_tile(const Down &at, int64_t count, const float *panel, int64_t wide, float *sums) {
-    V made[R][kWide];
-    tile_of<R, false>(wide, at, count, panel, made);
-    for (int64_t i = 0; i < R; ++i)
-        for (int64_t n = 0; n < wide; ++n, sums += kLanes) store(sums, load(sums) + made[i][n]);
-}
-
-template <int R>
-inline void add_last(int64_t rows, const Down &at, int64_t count, const float *panel, int64_t wide, float *sums) {
-    if (rows == R) return add_tile<R>(at, count, panel, wide, sums);
-    if constexpr (R > 1) add_last<R - 1>(rows, at, count, panel, wide, sums);
-}
-
 inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out, float *scratch) {
     const int64_t first = o.first(panel), wide = o.first(panel + 1) - first, column = first * kLanes;
     const int64_t rows = smaller(o.part, o.down.columns - begin), row = wide * kLanes;
@@ -77,11 +63,11 @@ inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out,
     for (int64_t token = 0; token < o.tokens; token += kSummed) {
         const int64_t count = smaller(kSummed, o.tokens - token);
         lay_out(o.across, token, count, column, wide, laid);
-        Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
-        int64_t i = 0;
-        for (; i + kTileRows <= rows; i += kTileRows, at.columns += kTileRows)
-            add_tile<kTileRows>(at, count, laid, wide, sums + i * row);
-        add_last<kTileRows - 1>(rows - i, at, count, laid, wide, sums + i * row);
+        const Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
+        against_panel(at, rows, count, laid, wide, 0, [] {}, [&](int64_t i, int64_t c, V made) {
+            float *sum = sums + i * row + c;
+            store(sum, load(sum) + made);
+        });
     }
     const int64_t columns = smaller(row, o.across.columns - column);
     for (int64_t i = 0; i < rows; ++i)

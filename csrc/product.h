@@ -9,16 +9,18 @@ namespace {
 constexpr int64_t kTileRows = kLanes == 16 ? 8 : 4;
 constexpr int64_t kWide = kLanes == 4 ? 2 : 3;  // vectors of columns of a tile
 
-// Where a tile's rows lie: number `c` of row `i`.
+// Where rows lie: number `c` of row `i`, and the same seen from a row on.
 struct Across {  // row by row
     const float *rows;
     int64_t stride;
     RMEETO_INLINE float operator()(int64_t i, int64_t c) const { return rows[i * stride + c]; }
+    RMEETO_INLINE Across from(int64_t row) const { return {rows + row * stride, stride}; }
 };
 struct Down {  // each row is a column of what lies there
     const float *columns;
     int64_t stride;
     RMEETO_INLINE float operator()(int64_t i, int64_t c) const { return columns[c * stride + i]; }
+    RMEETO_INLINE Down from(int64_t row) const { return {columns + row, stride}; }
 };
 
 // R rows against N vectors of columns. Every pair's sum is added up in the order of the inner numbers, whatever the tile.
@@ -103,21 +105,35 @@ struct Ahead {
     }
 };
 
-template <int R, class See>
-RMEETO_INLINE void product_rows(const float *x, int64_t stride, int64_t row, int64_t inner, const float *panel,
-                                int64_t wide, int64_t first, See see) {
+template <int R, class Place, class See>
+RMEETO_INLINE void product_rows(Place at, int64_t row, int64_t inner, const float *panel, int64_t wide, int64_t first,
+                                See see) {
     V sums[R][kWide];
-    tile_of<R, false>(wide, Across{x + row * stride, stride}, inner, panel, sums);
+    tile_of<R, false>(wide, at.from(row), inner, panel, sums);
     for (int64_t i = 0; i < R; ++i)
         for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
 }
 
 // What is left below a whole tile: `rows` of at most R.
-template <int R, class See>
-inline void last_rows(int64_t rows, const float *x, int64_t stride, int64_t row, int64_t inner, const float *panel,
-                      int64_t wide, int64_t first, See see) {
-    if (rows == R) return product_rows<R>(x, stride, row, inner, panel, wide, first, see);
-    if constexpr (R > 1) last_rows<R - 1>(rows, x, stride, row, inner, panel, wide, first, see);
+template <int R, class Place, class See>
+inline void last_rows(int64_t rows, Place at, int64_t row, int64_t inner, const float *panel, int64_t wide,
+                      int64_t first, See see) {
+    if (rows == R) return product_rows<R>(at, row, inner, panel, wide, first, see);
+    if constexpr (R > 1) last_rows<R - 1>(rows, at, row, inner, panel, wide, first, see);
+}
+
+// Some rows against one panel, tile by tile: `see(row, column, vector)` for every vector, the panel's columns from
+// `first` on; `between()` before every tile.
+template <class Place, class Between, class See>
+RMEETO_INLINE void against_panel(Place at, int64_t rows, int64_t inner, const float *panel, int64_t wide, int64_t first,
+                                 Between between, See see) {
+    int64_t row = 0;
+    for (; row + kTileRows <= rows; row += kTileRows) {
+        between();
+        product_rows<kTileRows>(at, row, inner, panel, wide, first, see);
+    }
+    between();
+    last_rows<kTileRows - 1>(rows - row, at, row, inner, panel, wide, first, see);
 }
 
 // x W^T of some rows, `stride` floats apart, and the panels [begin, end): `see(row, first output, vector)` for every
@@ -128,15 +144,9 @@ inline void product(const float *x, int64_t stride, int64_t rows, const Panels &
     for (int64_t number = begin; number < end; ++number) {
         if (!w.data) w.pack(number, room);
         const float *panel = w.data ? w.place(number) : room;
-        const int64_t wide = w.wide(number), first = number * kWide * kLanes;
         Ahead ahead(w, number + 1, ceil_div(rows, kTileRows));
-        int64_t row = 0;
-        for (; row + kTileRows <= rows; row += kTileRows) {
-            ahead.fetch();
-            product_rows<kTileRows>(x, stride, row, w.inputs, panel, wide, first, see);
-        }
-        ahead.fetch();
-        last_rows<kTileRows - 1>(rows - row, x, stride, row, w.inputs, panel, wide, first, see);
+        against_panel(Across{x, stride}, rows, w.inputs, panel, w.wide(number), number * kWide * kLanes,
+                      [&] { ahead.fetch(); }, see);
     }
 }
 

@@ -38,6 +38,13 @@ def test_equals_the_convolution(shape, kernel, stride, bias: bool) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("other", [{"padding": 4}, {"padding": "valid"}, {"groups": 2}, {"dilation": 2}])
+def test_other_convolutions_are_torchs(other) -> None:
+    layer = PatchConv2d(2, 4, 4, 4, **other)
+    images = torch.randn(3, 2, 16, 16)
+    torch.testing.assert_close(layer(images), nn.Conv2d.forward(layer, images), rtol=1e-5, atol=1e-5)
+
+
 def test_patches_side_by_side_come_as_rows() -> None:
     y = PatchConv2d(2, 5, 4, 4)(torch.randn(3, 2, 12, 8))
     assert y.flatten(2).transpose(1, 2).is_contiguous()

@@ -23,15 +23,20 @@ class PatchConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return _by_patches(input, self) if self.kernel_size == self.stride else super().forward(input)
+        return _by_patches(input, self) if _side_by_side(self) else super().forward(input)
 
 
 class PatchConv3d(nn.Conv3d):
     """The same of each frame: (b, c, frames, height, width), windows of one frame."""
 
     def forward(self, input: Tensor) -> Tensor:
-        alone = self.kernel_size == self.stride and self.kernel_size[0] == 1
-        return _by_patches(input, self) if alone else super().forward(input)
+        return _by_patches(input, self) if _side_by_side(self) else super().forward(input)
+
+
+def _side_by_side(conv: nn.Conv2d | nn.Conv3d) -> bool:
+    """Whether every window is a patch of one frame, and all of it."""
+    plain = not any(conv.padding) and max(conv.dilation) == conv.groups == 1
+    return plain and conv.kernel_size == conv.stride and conv.kernel_size[:-2] in ((), (1,))
 
 
 def _by_patches(images: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:

@@ -1,4 +1,4 @@
-"""The linear layer as the torch ops `rmeeto::linear` and `rmeeto::linear_backward`, made by oneDNN."""
+"""The linear layer as the torch ops `rmeeto::linear` and `rmeeto::linear_backward`, by oneDNN and our own kernel."""
 
 from __future__ import annotations
 
