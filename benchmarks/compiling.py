@@ -14,7 +14,17 @@ class TooLong(BaseException):
     """Not an Exception, so that nothing between the compiler and us catches it."""
 
 
-def compiled(call: Callable[..., Any], *arguments: Any, seconds: float, gradients: bool) -> Callable[..., Any] | str:
+# Modules are then not asked in every call whether they are what was compiled: 400 tensors of a Vision Mamba.
+UNASKED = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+
+
+def compiled(
+    call: Callable[..., Any],
+    *arguments: Any,
+    seconds: float,
+    gradients: bool,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any] | str:
     """The compiled function after its first call, or one sentence saying why there is none.
 
     Args:
@@ -22,8 +32,9 @@ def compiled(call: Callable[..., Any], *arguments: Any, seconds: float, gradient
         arguments: compiled for these.
         seconds: the most that compiling may take.
         gradients: compile for training.
+        options: of torch.compile.
     """
-    made = torch.compile(call, fullgraph=True)
+    made = torch.compile(call, fullgraph=True, options=options)
     try:
         with _alarm(seconds), torch.inference_mode(mode=not gradients):
             made(*arguments)

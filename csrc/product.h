@@ -71,18 +71,34 @@ struct Panels {
     // Lay out one panel; lanes without an output are zero.
     void pack(int64_t panel, float *out) const {
         const int64_t vectors_here = wide(panel), row = vectors_here * kLanes;
-        for (int64_t vector = 0; vector < vectors_here; ++vector, out += kLanes)
-            for (int64_t c = 0; c < inputs; c += kLanes) {
-                V v[kLanes];
-                for (int64_t i = 0; i < kLanes; ++i) {
-                    const int64_t output = (panel * kWide + vector) * kLanes + i;
-                    const float *place = weight + output * inputs + c;
-                    __builtin_prefetch(place + kWide * kLanes * inputs);  // the next panel's
-                    v[i] = output < outputs ? load(place, inputs - c) : V{};
-                }
-                transpose<1>(v);
-                for (int64_t i = 0; i < smaller(kLanes, inputs - c); ++i) store(out + (c + i) * row, v[i]);
-            }
+        for (int64_t vector = 0; vector < vectors_here; ++vector, out += kLanes) {
+            const int64_t first = (panel * kWide + vector) * kLanes;
+            for (int64_t c = 0; c < inputs; c += kLanes)
+                if (first + kLanes <= outputs && c + kLanes <= inputs) pack_whole(first, c, out + c * row, row);
+                else pack_part(first, c, out + c * row, row);
+        }
+    }
+
+    // A square of the weight turned over.
+    RMEETO_INLINE void pack_whole(int64_t first, int64_t c, float *out, int64_t row) const {
+        const float *from = weight + first * inputs + c;
+        V v[kLanes];
+        RMEETO_UNROLL
+        for (int64_t i = 0; i < kLanes; ++i) {
+            v[i] = load(from + i * inputs);
+            __builtin_prefetch(from + (i + kWide * kLanes) * inputs);  // the next panel's
+        }
+        transpose<1>(v);
+        RMEETO_UNROLL
+        for (int64_t i = 0; i < kLanes; ++i) store(out + i * row, v[i]);
+    }
+
+    void pack_part(int64_t first, int64_t c, float *out, int64_t row) const {
+        V v[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i)
+            v[i] = first + i < outputs ? load(weight + (first + i) * inputs + c, inputs - c) : V{};
+        transpose<1>(v);
+        for (int64_t i = 0; i < smaller(kLanes, inputs - c); ++i) store(out + i * row, v[i]);
     }
 };
 

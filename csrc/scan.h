@@ -289,7 +289,7 @@ int scan_forward(const ScanForward *calls, int64_t count) {
         V *h = own.vectors(0);
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; ++task)
             for (int64_t i = 0; own.block && i < count; ++i)
                 forward_task(calls[i], task / groups, task % groups * kForwardGroup, parameters.of(i, task % groups), h);

@@ -337,7 +337,7 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
         }
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; ++task)
             for (int64_t i = 0; ready && i < count; ++i)
                 backward_task(calls[i], parameters.of(i, task % groups), partials[i], task / groups, task % groups, m);
