@@ -30,9 +30,9 @@ SETTINGS = (
 )
 SPEED = "speed_batch speed_repeats speed_warmup threads"
 RECIPE = (
-    "accumulate batch_size betas clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs eps lr "
-    "lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob patch_drop precision seed smoothing temperature "
-    "time_limit warmup_epochs weight_decay"
+    "accumulate batch_size betas cache_teacher clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs "
+    "eps lr lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob patch_drop precision seed smoothing "
+    "temperature time_limit warmup_epochs weight_decay"
 )
 AUGMENT = (
     "auto_augment color_jitter crop erasing erasing_mode hflip interpolation padding ratio repeats scale"

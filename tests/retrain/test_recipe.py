@@ -53,6 +53,8 @@ from rmeeto.retrain import PUBLISHED, Recipe
         ({"smoothing": 1.0}, "smoothing is 1.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"ema_warmup": "False"}, "ema_warmup is 'False'"),
+        ({"cache_teacher": 1, "mixup": 0.0, "cutmix": 0.0}, "cache_teacher is 1"),
+        ({"cache_teacher": True}, "mixed images never come again"),
         ({"seed": -1}, "seed is -1"),
         ({"precision": "fp8"}, "precision is 'fp8'; it must be 'fp32', 'bf16' or 'fp16'"),
         ({"time_limit": 0}, "time_limit is 0"),

@@ -32,6 +32,7 @@ RECIPE = Recipe(
     drop_path=0.0,
     distill_weight=4.0,
     temperature=2.0,
+    cache_teacher=True,
     mixup=0.0,
     cutmix=0.0,
     smoothing=0.0,

@@ -50,6 +50,8 @@ class Recipe:
             this one; read by whoever builds the student.
         distill_weight: factor of the teacher's KL divergence; unread without a teacher.
         temperature: of the distillation, 1 leaves the logits as they are.
+        cache_teacher: compute the teacher's logits once for each image that comes again as it was, and keep them, up to
+            256 MiB: for few images, neither mixed nor cropped at random; unread without a teacher.
         mixup: alpha of mixup, 0 is off.
         cutmix: alpha of CutMix, 0 is off.
         mixup_prob: share of batches that are mixed.
@@ -83,6 +85,7 @@ class Recipe:
     patch_drop: float = 0.0
     distill_weight: float = 0.5
     temperature: float = 1.0
+    cache_teacher: bool = False
     mixup: float = 0.8
     cutmix: float = 1.0
     mixup_prob: float = 1.0
@@ -112,7 +115,8 @@ class Recipe:
             self._check(name, _is_real(getattr(self, name)) and 0 <= getattr(self, name) <= 1, "in [0, 1]")
         decay = self.ema_decay
         self._check("ema_decay", decay is None or (_is_real(decay) and 0 <= decay < 1), "in [0, 1), or None")
-        self._check("ema_warmup", isinstance(self.ema_warmup, bool), "True or False")
+        for name in ("ema_warmup", "cache_teacher"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("betas", _are_betas(self.betas), "two numbers in [0, 1)")
         self._check("precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
         self._check_together()
@@ -192,10 +196,10 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """Each field in which two recipes learn differently, as "name (this value, other value)".
 
-        `accumulate` is none of them: it says how a batch is cut, not what is learnt from it.
+        `accumulate` and `cache_teacher` are none of them: they say how it is computed, not what is learnt.
         """
         mine, theirs = self.to_dict(), other.to_dict()
-        names = (name for name in mine if name != "accumulate")
+        names = (name for name in mine if name not in ("accumulate", "cache_teacher"))
         return [f"{name} ({mine[name]!r}, {theirs[name]!r})" for name in names if mine[name] != theirs[name]]
 
     def _check(self, name: str, valid: bool, rule: str) -> None:  # noqa: FBT001
@@ -204,6 +208,11 @@ class Recipe:
 
     def _check_together(self) -> None:
         self.micro_batch()
+        if self.cache_teacher and self.mixes:
+            raise SettingsError(
+                "recipe: cache_teacher is True, and mixed images never come again; set mixup and cutmix to 0, or leave "
+                "cache_teacher out"
+            )
         if self.min_lr > self.peak_lr:
             raise SettingsError(
                 f"recipe: min_lr {self.min_lr:g} is above the peak {self.peak_lr:g} of a batch of {self.batch_size}; "

@@ -16,6 +16,7 @@ from rmeeto.retrain.dropping import Dropping
 from rmeeto.retrain.optimise import adamw
 from rmeeto.retrain.parallel import Held, Sharded
 from rmeeto.retrain.recipe import Recipe
+from rmeeto.retrain.teacher import Memory
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = tuple[Tensor, Tensor]
@@ -58,6 +59,7 @@ class Stepper:
         self.share = Share(*process, recipe.accumulate)
         self.dropping = Dropping(held.trained, recipe.seed)
         self.loss = DistillationLoss(recipe.distill_weight, recipe.temperature)
+        self.taught = Memory(self._computed) if recipe.cache_teacher else self._computed
 
     def take(self, batches: Iterator[Batch], step: int) -> Tensor:
         """One step.
@@ -76,7 +78,7 @@ class Stepper:
         losses = []
         for part in range(parts):
             mixed = self._mixed(*next_batch(batches), step)
-            taught = self._taught(mixed.images)
+            taught = None if self.teacher is None else self.taught(mixed.images)
             places = places_in_step(self.share, part, self.micro_batch)
             self.dropping.draw(step, self.recipe.batch_size, places, self.device)
             with self.held.accumulating(last=part == parts - 1):
@@ -135,10 +137,9 @@ class Stepper:
             )
         return self.mixer(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True), step)
 
-    def _taught(self, images: Tensor) -> Tensor | None:
+    def _computed(self, images: Tensor) -> Tensor:
         """The teacher's logits of the same mixed images."""
-        if self.teacher is None:
-            return None
+        assert self.teacher is not None
         with torch.no_grad(), self._autocast():
             logits: Tensor = self.teacher(images)
         self._check_classes(logits, "teacher")
