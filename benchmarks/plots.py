@@ -47,7 +47,8 @@ def _scan(figure: Figure, found: Result) -> None:
 
 def _models(figure: Figure, found: Result) -> None:
     cases = [(name, timings) for name, timings in found["figures"].items() if "deit" in timings and "16" in name]
-    for axes, (name, timings) in zip(figure.subplots(1, max(len(cases), 1), squeeze=False)[0], cases, strict=False):
+    panels = figure.subplots(1, max(len(cases), 1), squeeze=False, sharey=True)[0]  # the names stand once
+    for axes, (name, timings) in zip(panels, cases, strict=False):
         deit = timings["deit"]["median"]
         speeds = {way: deit / timing["median"] for way, timing in timings.items()}
         _bars(axes, name, speeds, ours="vim")
