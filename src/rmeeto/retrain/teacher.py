@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Logits are kept until they fill so many bytes; what comes later is computed every time.
 MOST_KEPT = 1 << 28
+AROUND = 256  # bytes that Python has around an image's key
 _KEY_BYTES = 16
 
 
@@ -21,31 +22,47 @@ class Memory:
 
     Args:
         teach: (b, ...) images -> (b, classes) logits.
-        most: bytes of logits that are kept.
+        most: bytes that are kept.
     """
 
     def __init__(self, teach: Callable[[Tensor], Tensor], most: int = MOST_KEPT) -> None:
         self._teach, self._most = teach, most
-        self._kept: dict[bytes, Tensor] = {}
-        self._bytes = 0
+        self._places: dict[bytes, int] = {}
+        self._kept = torch.empty(0, 0)  # (room, classes): one tensor, for many small ones would scatter all over memory
 
     def __call__(self, images: Tensor) -> Tensor:
         """(b, ...) images -> (b, classes) logits of `teach`."""
         keys = _keys(images)
-        found = [self._kept.get(key) for key in keys]
-        new = [row for row, logits in enumerate(found) if logits is None]
-        if new:
-            rows = torch.tensor(new, device=images.device)
-            for row, logits in zip(new, self._teach(images.index_select(0, rows)).unbind(), strict=True):
-                found[row] = logits
-                self._keep(keys[row], logits)
-        return torch.stack([logits for logits in found if logits is not None])
+        new = [row for row, key in enumerate(keys) if key not in self._places]
+        old = [row for row, key in enumerate(keys) if key in self._places]
+        places = torch.tensor([self._places[keys[row]] for row in old], device=self._kept.device, dtype=torch.int64)
+        if not new:
+            return self._kept.index_select(0, places)
+        computed = self._teach(images.index_select(0, torch.tensor(new, device=images.device)))
+        logits = computed.new_empty(len(images), computed.shape[1])
+        logits[new] = computed
+        if old:
+            logits[old] = self._kept.index_select(0, places)
+        self._keep([keys[row] for row in new], computed)
+        return logits
 
-    def _keep(self, key: bytes, logits: Tensor) -> None:
-        size = logits.numel() * logits.element_size()
-        if self._bytes + size <= self._most and key not in self._kept:
-            self._kept[key] = logits.clone()  # a view would hold the whole batch
-            self._bytes += size
+    def _keep(self, keys: list[bytes], logits: Tensor) -> None:
+        most = self._most // (logits.shape[1] * logits.element_size() + AROUND)
+        for key, row in zip(keys, logits, strict=True):
+            if key in self._places or len(self._places) == most:
+                continue
+            if len(self._places) == len(self._kept):
+                self._kept = _grown(self._kept, logits, min(most, max(len(logits), 2 * len(self._kept))))
+            self._kept[len(self._places)] = row
+            self._places[key] = len(self._places)
+
+
+def _grown(kept: Tensor, logits: Tensor, room: int) -> Tensor:
+    """Room for so many rows like `logits`, the first of them those of `kept`."""
+    larger = logits.new_empty(room, logits.shape[1])
+    if len(kept):
+        larger[: len(kept)] = kept
+    return larger
 
 
 def _keys(images: Tensor) -> list[bytes]:
