@@ -97,7 +97,8 @@ def _measured(report: Report, size: str, models: dict[str, nn.Module], batch: in
     for name, timing in timings.items():
         of_deit, of_vim = (f"{timing.times_as_fast_as(timings[peer]):.2f}x" for peer in ("deit", "vim"))
         speed = f"{batch / timing.median:.1f}"
-        accuracy = PUBLISHED.get((size, name.split(", compiled")[0]), "")
+        model = COMPILED[name][0] if name in COMPILED else name
+        accuracy = PUBLISHED.get((size, model), "")
         rows.append([f"{case}: {name}", *timing.milliseconds(), speed, of_deit, of_vim, str(accuracy)])
     return rows
 

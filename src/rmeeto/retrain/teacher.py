@@ -33,17 +33,16 @@ class Memory:
     def __call__(self, images: Tensor) -> Tensor:
         """(b, ...) images -> (b, classes) logits of `teach`."""
         keys = _keys(images)
-        new = [row for row, key in enumerate(keys) if key not in self._places]
-        old = [row for row, key in enumerate(keys) if key in self._places]
-        places = torch.tensor([self._places[keys[row]] for row in old], device=self._kept.device, dtype=torch.int64)
-        if not new:
-            return self._kept.index_select(0, places)
-        computed = self._teach(images.index_select(0, torch.tensor(new, device=images.device)))
-        logits = computed.new_empty(len(images), computed.shape[1])
-        logits[new] = computed
-        if old:
-            logits[old] = self._kept.index_select(0, places)
-        self._keep([keys[row] for row in new], computed)
+        places = [self._places.get(key, -1) for key in keys]
+        new = [row for row, place in enumerate(places) if place < 0]
+        if len(new) == len(keys):
+            logits = self._teach(images)
+        else:
+            logits = self._kept[places]  # the last row where none is kept
+            if new:
+                logits[new] = self._teach(images[new])
+        if new:
+            self._keep([keys[row] for row in new], logits[new])
         return logits
 
     def _keep(self, keys: list[bytes], logits: Tensor) -> None:
