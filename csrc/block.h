@@ -12,8 +12,8 @@
 
 namespace {
 
-constexpr int64_t kRowFloats = 1 << 16;   // of rows that pass all panels of a weight in one go
-constexpr int64_t kCoreFloats = 1 << 18;  // of rows that may pass one panel after the other: a core's second cache
+constexpr int64_t kRowFloats = 1 << 17;   // of rows that pass all panels of a weight in one go
+constexpr int64_t kOwnPanels = 1 << 20;   // floats of rows up to which a panel is laid out by the task that reads it
 constexpr int64_t kOwnImage = 16 << 20;   // bytes of one image up to which every thread has one for itself
 constexpr int64_t kManyImages = 4;        // from so many on, weights are laid out once for all of them
 
@@ -31,9 +31,10 @@ inline int64_t rows_at_once(const BlockForward &b) {
     return larger(kRowFloats / larger(b.width, b.channels), kTileRows);
 }
 
-// Whether weights are laid out beforehand. Elsewhere that would pay for too few rows.
+// Whether weights are laid out beforehand. Elsewhere that would pay for too few rows: what is laid out of a wide weight
+// leaves a core's own cache before it is read, and is fetched again for every few rows.
 inline bool lays_out(const BlockForward &b) {
-    return b.batch >= kManyImages || b.tokens * larger(b.width, b.channels) > kCoreFloats;
+    return b.batch >= kManyImages || b.tokens * larger(b.width, b.channels) > kOwnPanels;
 }
 
 // Images that share the rows of a product: with few tokens one image would read all weights for a few rows.
@@ -44,18 +45,18 @@ inline int64_t images_at_once(const BlockForward &b, int64_t threads) {
 }
 
 // How a product over rows is cut into tasks: some rows and all panels of a laid-out weight, or all rows and one panel,
-// which its task lays out.
+// which its task lays out. Rows are dealt out in whole tiles and as evenly as these allow, so that no thread waits long.
 struct Cut {
-    int64_t total, rows;
+    int64_t total, tiles, row_tasks;
 
-    Cut(const BlockForward &b, int64_t total, int64_t threads) : total(total) {
+    Cut(const BlockForward &b, int64_t total, int64_t threads) : total(total), tiles(ceil_div(total, kTileRows)) {
         const int64_t rounds = ceil_div(total, rows_at_once(b) * threads);
-        rows = ceil_div(ceil_div(total, rounds * threads), kTileRows) * kTileRows;
+        row_tasks = smaller(tiles, rounds * threads);
     }
 
-    int64_t row_tasks() const { return ceil_div(total, rows); }
-    int64_t tasks(const Panels &w) const { return w.data ? row_tasks() : w.count; }
-    int64_t end(int64_t task) const { return smaller(total, (task + 1) * rows); }
+    int64_t tasks(const Panels &w) const { return w.data ? row_tasks : w.count; }
+    int64_t begin(int64_t task) const { return smaller(total, task * tiles / row_tasks * kTileRows); }
+    int64_t end(int64_t task) const { return begin(task + 1); }
 };
 
 // One image or several between their projections, all tokens in one sequence of rows. The normed tokens lie where one
@@ -189,7 +190,7 @@ struct BlockShared {
     // Normed tokens to u and z beside each other.
     void project_in(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
         const int64_t width = 2 * b.channels, step = t.wide;
-        const int64_t begin = in.data ? task * cut.rows : 0, end = in.data ? cut.end(task) : cut.total;
+        const int64_t begin = in.data ? cut.begin(task) : 0, end = in.data ? cut.end(task) : cut.total;
         float *xz = t.xz + begin * step;
         product(t.u[0] + begin * t.narrow, t.narrow, end - begin, in, in.data ? 0 : task, in.data ? in.count : task + 1,
                 room, [=](int64_t row, int64_t first, V v) { store(xz + row * step + first, v, width - first); });
@@ -238,7 +239,7 @@ struct BlockShared {
 
     // The scans' sum to the results, or, where they are merged yet, to where the convolved rows were.
     void project_out(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
-        const int64_t begin = out.data ? task * cut.rows : 0, end = out.data ? cut.end(task) : cut.total;
+        const int64_t begin = out.data ? cut.begin(task) : 0, end = out.data ? cut.end(task) : cut.total;
         const int64_t width = b.width, step = b.x.token_stride, row_step = b.merged ? t.narrow : width;
         const int64_t first_row = b.merged ? begin : t.first * b.tokens + begin;
         const float *x = b.x.data + t.first * b.x.batch_stride + begin * step;
@@ -301,11 +302,11 @@ struct BlockTasks {
     void together(const BlockImages &t, const BlockThread &own) const {
         const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, shared.b.threads);
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.norm(t, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.norm(t, cut.begin(task), cut.end(task));
 #pragma omp for schedule(static)  // a thread's panels lie one after the other: the next one is asked for ahead
         for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.convolve(t, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
 #pragma omp for schedule(static)
@@ -318,10 +319,10 @@ struct BlockTasks {
     void alone(const BlockImages &t, const BlockThread &own) const {
         const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, 1);
         shared.norm(t, 0, cut.total);
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_in(t, cut, task, own.panel);
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.convolve(t, task * cut.rows, cut.end(task));
+        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.project_in(t, cut, task, own.panel);
+        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
         for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
-        for (int64_t task = 0; task < cut.row_tasks(); ++task) shared.project_out(t, cut, task, own.panel);
+        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.project_out(t, cut, task, own.panel);
         merge(t);
     }
 };
