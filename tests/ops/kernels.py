@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,26 @@ triton = pytest.mark.skipif(
     reason="no GPU for Triton here; test_triton.py runs some of these cases in the interpreter",
 )
 KERNELS = [pytest.param("native", marks=native), pytest.param("triton", marks=triton)]
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """So many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def by_threads(compute: Callable[[], Any], counts: Sequence[int] = (1, 2, 3)) -> list[Any]:
+    """What each number of threads computes."""
+    found = []
+    for count in counts:
+        with on_threads(count):
+            found.append(compute())
+    return found
 
 
 def home(backend: str) -> str:

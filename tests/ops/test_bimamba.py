@@ -13,7 +13,7 @@ from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import Direction, bimamba, instruction_sets, use_instruction_set
 from rmeeto.ops.bimamba.cost import bimamba_flops
 
-from .kernels import bear, home, native, on_each
+from .kernels import bear, by_threads, home, native, on_each
 
 TOLERANCE = 5e-6  # largest error over largest value (at least 1)
 
@@ -146,13 +146,8 @@ def test_keeping_for_the_backward_pass_changes_nothing() -> None:
 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
-    tensors, before, results = make(2, 50, 150, 8, 4, 4), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(call(tensors, "native")[0])
-    finally:
-        torch.set_num_threads(before)
+    tensors = make(2, 50, 150, 8, 4, 4)
+    results = by_threads(lambda: call(tensors, "native")[0])
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 

@@ -16,6 +16,8 @@ from rmeeto.ops import bipartite_merge, instruction_sets, native_info, use_instr
 from rmeeto.ops.bipartite_merge import bipartite_merge_reference
 from rmeeto.ops.bipartite_merge.native import fits
 
+from .kernels import by_threads
+
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 
 
@@ -104,13 +106,8 @@ def test_half_types_are_merged_as_in_the_parts(dtype: torch.dtype) -> None:
 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
-    arguments, before, found = make(3, 99, 130, 33), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(run(arguments, 20, "native"))
-    finally:
-        torch.set_num_threads(before)
+    arguments = make(3, 99, 130, 33)
+    found = by_threads(lambda: run(arguments, 20, "native"))
     assert_equal(found[1], found[0])
     assert_equal(found[2], found[0])
 

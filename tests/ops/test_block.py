@@ -23,7 +23,7 @@ from rmeeto.ops.block.merging import MOST_TOKENS
 from rmeeto.ops.block.merging import fits as merge_fits
 from rmeeto.ops.block.native import fits
 
-from .kernels import native
+from .kernels import by_threads, native, on_threads
 from .test_bimamba import make as parameters_of
 
 TOLERANCE = 5e-6  # largest error over largest value (at least 1)
@@ -110,13 +110,8 @@ def test_every_instruction_set_equals_the_reference(name: str, shape: tuple[int,
 @native
 @pytest.mark.parametrize("shape", [*SHAPES, *LONG])
 def test_neither_threads_nor_the_batch_change_a_bit(shape: tuple[int, ...]) -> None:
-    arguments, before, found = make(*shape), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(results(arguments, "native"))
-    finally:
-        torch.set_num_threads(before)
+    arguments = make(*shape)
+    found = by_threads(lambda: results(arguments, "native"))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
     alone = results({**arguments, "x": arguments["x"][-1:]}, "native")
@@ -271,12 +266,8 @@ def merged_both_ways(
 def test_a_merge_in_the_same_go_equals_one_behind(
     shape: tuple[int, ...], merging: Merging, feature: str, sized: bool, threads: int
 ) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    with on_threads(threads):
         at_once, apart = merged_both_ways(shape, merging, feature, sized=sized)
-    finally:
-        torch.set_num_threads(before)
     for one, other in zip(at_once, apart, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
 

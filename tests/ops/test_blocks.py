@@ -22,7 +22,7 @@ from rmeeto.ops import (
 )
 from rmeeto.ops.block import stack
 
-from .kernels import native
+from .kernels import native, on_threads
 from .test_block import make
 
 PRUNED = Merging(4, "l1", 2, 1, True, mode="prune")
@@ -90,12 +90,9 @@ def one_after_the_other(
 @pytest.mark.parametrize(("shape", "merges", "feature"), STACKS)
 def test_equals_one_after_the_other_bit_for_bit(shape, merges, feature, threads) -> None:
     how = {"merges": merges, "feature": feature}
-    arguments, before = given(shape, len(merges)), torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    arguments = given(shape, len(merges))
+    with on_threads(threads):
         assert equal(blocks(**arguments, **how), one_after_the_other(**arguments, **how))
-    finally:
-        torch.set_num_threads(before)
 
 
 @native

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmeeto.errors import ShapeError
 from rmeeto.ops import causal_conv, instruction_sets, use_instruction_set
 
-from .kernels import KERNELS, bear, home, native, on_each
+from .kernels import KERNELS, bear, by_threads, home, native, on_each
 
 TOLERANCE = 4e-6  # largest error over largest value (at least 1)
 
@@ -135,14 +135,8 @@ def test_nan_and_infinity_come_out_as_in_the_reference(place: int, value: float,
 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
-    values, before = make(3, 100, 70, 4), torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(run(values, "native"))
-    finally:
-        torch.set_num_threads(before)
+    values = make(3, 100, 70, 4)
+    results = by_threads(lambda: run(values, "native"))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

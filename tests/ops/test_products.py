@@ -9,6 +9,8 @@ from torch import Tensor
 from rmeeto.ops import instruction_sets, use_instruction_set
 from rmeeto.ops._products import weight_gradient
 
+from .kernels import by_threads
+
 CASES = [  # tokens, outputs, inputs
     (1, 1, 1),
     (3, 5, 7),
@@ -22,14 +24,7 @@ CASES = [  # tokens, outputs, inputs
     (0, 4, 6),
     (5, 4, 0),
 ]
-COUNTS = (1, 2, 3, 5)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+COUNTS = (1, 2, 3, 5)  # threads
 
 
 def make(tokens: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
@@ -39,17 +34,14 @@ def make(tokens: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("sizes", CASES)
 @pytest.mark.parametrize("name", instruction_sets() or ["none"])
-def test_equals_the_product(name: str, sizes: tuple[int, int, int], threads) -> None:
+def test_equals_the_product(name: str, sizes: tuple[int, int, int]) -> None:
     dy, x = make(*sizes)
     wanted = dy.double().t() @ x.double()
     if name == "none":
         torch.testing.assert_close(weight_gradient(dy, x).double(), wanted, rtol=1e-5, atol=1e-4)
         return
-    made = []
     with use_instruction_set(name):
-        for count in COUNTS:
-            threads(count)
-            made.append(weight_gradient(dy, x))
+        made = by_threads(lambda: weight_gradient(dy, x), COUNTS)
     torch.testing.assert_close(made[0].double(), wanted, rtol=1e-5, atol=1e-4)
     assert all(torch.equal(each, made[0]) for each in made)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import instruction_sets, native_info, rms_norm, use_instruction_set
 
+from .kernels import on_threads
+
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 
 SHAPES = [(1, 1, 1), (2, 3, 7), (1, 5, 16), (2, 70, 33), (3, 65, 64), (2, 40, 200)]
@@ -50,12 +52,8 @@ def test_rows_tiny_and_huge(scale: float) -> None:
 def test_slices_need_no_copy_and_threads_change_nothing() -> None:
     wide, weight = torch.randn(4, 80, 48), torch.randn(24)
     wanted = results(wide[..., 24:].contiguous(), weight, "native")
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
+    with on_threads(2):
         found = results(wide[..., 24:], weight, "native")
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 

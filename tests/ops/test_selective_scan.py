@@ -15,7 +15,7 @@ from rmeeto.errors import ShapeError
 from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backend, use_instruction_set
 from rmeeto.ops.selective_scan.cost import scan_flops
 
-from .kernels import KERNELS, bear, home, moved, native, on_each
+from .kernels import KERNELS, bear, by_threads, home, moved, native, on_each
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
 OPTIONAL = ("D", "z", "delta_bias", "time")
@@ -258,14 +258,8 @@ def test_nan_and_infinity_come_out_as_in_the_reference(name: str, value: float, 
 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
-    values, before = make(2, 50, 150, 16), torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(run(values, "native"))
-    finally:
-        torch.set_num_threads(before)
+    values = make(2, 50, 150, 16)
+    results = by_threads(lambda: run(values, "native"))
     for other in results[1:]:
         assert all(torch.equal(results[0][name], other[name]) for name in other)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import Match, instruction_sets, native_info, token_match, use_instruction_set
 from rmeeto.ops.token_match import reference
+
+from .kernels import by_threads
 
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 both = pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native)])
@@ -190,15 +194,9 @@ def test_half_types_are_compared_in_single(backend: str, dtype: torch.dtype) -> 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
     values, places = make(1, 500, 40)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results += [token_match(values, places, 99, rank=rank, backend="native") for rank in (1, 2)]
-    finally:
-        torch.set_num_threads(before)
-    for i, other in enumerate(results):
-        assert all(torch.equal(a, b) for a, b in zip(results[i % 2], other, strict=True))
+    for rank in (1, 2):
+        first, *others = by_threads(partial(token_match, values, places, 99, rank=rank, backend="native"))
+        assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 @native

@@ -13,6 +13,8 @@ from rmeeto.errors import BackendError, SettingsError, ShapeError
 from rmeeto.ops import instruction_sets, native_info, token_merge, use_instruction_set
 from rmeeto.tokens import TokenMap
 
+from .kernels import by_threads
+
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 modes = pytest.mark.parametrize("mode", ["sum", "mean", "prune"])
 
@@ -123,13 +125,8 @@ def test_slices_and_strange_strides() -> None:
 
 @native
 def test_the_number_of_threads_changes_nothing() -> None:
-    values, before, results = make(1, 60, 200, 30), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(run(*values, "native"))
-    finally:
-        torch.set_num_threads(before)
+    values = make(1, 60, 200, 30)
+    results = by_threads(lambda: run(*values, "native"))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

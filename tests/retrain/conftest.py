@@ -110,6 +110,22 @@ class CuttingAfter(Silent):
             raise Cut
 
 
+class Rates(Silent):
+    """Keeps each step's report."""
+
+    def __init__(self) -> None:
+        self.reports, self.records, self.closed = [], [], 0
+
+    def step(self, report):
+        self.reports.append(report)
+
+    def epoch(self, record):
+        self.records.append(record)
+
+    def close(self):
+        self.closed += 1
+
+
 class Noting(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []

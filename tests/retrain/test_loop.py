@@ -19,7 +19,7 @@ from rmeeto.records import Run
 from rmeeto.retrain import Checkpoints, Recipe, Silent, TrainingData
 from rmeeto.retrain.checkpoint import read
 
-from .conftest import CLASSES, Batches, Data, Noting, net, recipe, train
+from .conftest import CLASSES, Batches, Data, Noting, Rates, net, recipe, train
 
 
 class Watched(nn.Module):
@@ -37,22 +37,6 @@ class Watched(nn.Module):
         self.modes.append(self.training)
         self.grads.append(torch.is_grad_enabled())
         return self.inner(images)
-
-
-class Rates(Silent):
-    """Keeps each step's report."""
-
-    def __init__(self) -> None:
-        self.reports, self.records, self.closed = [], [], 0
-
-    def step(self, report):
-        self.reports.append(report)
-
-    def epoch(self, record):
-        self.records.append(record)
-
-    def close(self):
-        self.closed += 1
 
 
 def plain(**settings) -> Recipe:

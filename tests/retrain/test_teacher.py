@@ -7,8 +7,7 @@ import torch
 
 from rmeeto.retrain.teacher import AROUND, Memory
 
-from .conftest import net, recipe, train
-from .test_loop import Rates
+from .conftest import Rates, net, recipe, train
 
 IMAGES = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
