@@ -156,15 +156,6 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _file: None)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads cost more than these models do, and other tests may be running."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def data() -> Data:
     return Data()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rmeeto.errors import CheckpointError, OutputError
+from rmeeto.records import to_json
 from rmeeto.retrain import Checkpoints, Recipe
 from rmeeto.retrain.checkpoint import Contents, read, sealed
 from rmeeto.retrain.state import Position, random_state
@@ -53,7 +54,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
     manifest = json.loads((folder / "checkpoint.json").read_text())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     manifest["files"]["state.pt"] = {"bytes": len(buffer.getvalue()), "sha256": digest}
-    (folder / "checkpoint.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "checkpoint.json").write_text(to_json(sealed(manifest)))
     with pytest.raises(CheckpointError, match=r"state.pt would run code when loaded; do not use it"):
         read(folder)
     assert capsys.readouterr().out == ""
@@ -72,9 +73,18 @@ def test_manifests_of_other_versions(tmp_path, change, words):
     folder = Checkpoints(tmp_path).save(contents())
     manifest = {**json.loads((folder / "checkpoint.json").read_text()), **change}
     kept = sealed({name: value for name, value in manifest.items() if value is not None})
-    (folder / "checkpoint.json").write_text(json.dumps(kept))
+    (folder / "checkpoint.json").write_text(to_json(kept))
     with pytest.raises(CheckpointError, match=words):
         read(folder)
+
+
+def test_a_manifest_that_says_the_same_in_other_words_was_altered(tmp_path):
+    path = Checkpoints(tmp_path).save(contents()) / "checkpoint.json"
+    text = path.read_text()
+    assert "1e-08" in text
+    path.write_text(text.replace("1e-08", "1E-08"))
+    with pytest.raises(CheckpointError, match=r"checkpoint.json was altered"):
+        read(path.parent)
 
 
 def test_a_half_written_folder_is_no_checkpoint(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from rmeeto.records import to_json
 from rmeeto.retrain import Checkpoints, Silent, Stopped
 from rmeeto.retrain.checkpoint import sealed
 
@@ -201,7 +202,7 @@ def test_other_versions_are_told(tmp_path, data):
     folder = tmp_path / "checkpoints" / "epoch-0001"
     manifest = json.loads((folder / "checkpoint.json").read_text())
     manifest["versions"]["torch"] = "1.13"
-    (folder / "checkpoint.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "checkpoint.json").write_text(to_json(sealed(manifest)))
     progress = Noting()
     run(tmp_path, data, resume=True, progress=progress)
     assert re.search(r"made with torch 1.13, here 2.*: the last bits may differ", progress.notes[-1])

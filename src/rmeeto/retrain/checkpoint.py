@@ -302,14 +302,16 @@ def _packed(weights: Weights) -> bytes:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = (folder / MANIFEST).read_bytes().decode()
+        manifest: dict[str, Any] = json.loads(text)
     except (OSError, ValueError):
         raise CheckpointError(f"checkpoint {folder} was not written to its end: {MANIFEST} is unreadable") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {folder} has another format than {FORMAT}, which this version reads")
     if missing := {"position", "recipe", "about", "versions", "files", "sha256"} - manifest.keys():
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} lacks {', '.join(sorted(missing))}")
-    if sealed(manifest) != manifest:
+    # The text, not what it says: a number may be spelt in more than one way (1e-05, 1E-05).
+    if to_json(sealed(manifest)) != text:
         raise CheckpointError(f"checkpoint {folder}: {MANIFEST} was altered: its checksum differs")
     return manifest
 
