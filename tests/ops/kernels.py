@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rmeeto.evaluate.mode import on_threads
 from rmeeto.ops import _triton, backends, native_info
 from rmeeto.ops._tensors import LIBRARY
 
@@ -28,17 +28,6 @@ triton = pytest.mark.skipif(
     reason="no GPU for Triton here; test_triton.py runs some of these cases in the interpreter",
 )
 KERNELS = [pytest.param("native", marks=native), pytest.param("triton", marks=triton)]
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    """So many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def by_threads(compute: Callable[[], Any], counts: Sequence[int] = (1, 2, 3)) -> list[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError, ShapeError
+from rmeeto.evaluate.mode import on_threads
 from rmeeto.ops import (
     Direction,
     Merging,
@@ -23,7 +24,7 @@ from rmeeto.ops.block.merging import MOST_TOKENS
 from rmeeto.ops.block.merging import fits as merge_fits
 from rmeeto.ops.block.native import fits
 
-from .kernels import by_threads, native, on_threads
+from .kernels import by_threads, native
 from .test_bimamba import make as parameters_of
 
 TOLERANCE = 5e-6  # largest error over largest value (at least 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import ShapeError
+from rmeeto.evaluate.mode import on_threads
 from rmeeto.ops import (
     BlockWeights,
     Merging,
@@ -22,7 +23,7 @@ from rmeeto.ops import (
 )
 from rmeeto.ops.block import stack
 
-from .kernels import native, on_threads
+from .kernels import native
 from .test_block import make
 
 PRUNED = Merging(4, "l1", 2, 1, True, mode="prune")

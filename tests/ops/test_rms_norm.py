@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from rmeeto.errors import BackendError, ShapeError
+from rmeeto.evaluate.mode import on_threads
 from rmeeto.ops import instruction_sets, native_info, rms_norm, use_instruction_set
-
-from .kernels import on_threads
 
 native = pytest.mark.skipif(native_info() is None, reason="no native kernels here")
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, whatever was called."""
+"""For a while: evaluation mode, whatever was called; another number of threads."""
 
 from __future__ import annotations
 
@@ -23,3 +23,15 @@ def evaluating(model: Callable[..., Any]) -> Iterator[None]:
     finally:
         for module, training in zip(modules, before, strict=True):
             module.training = training
+
+
+@contextmanager
+def on_threads(number: int | None) -> Iterator[None]:
+    """So many of torch's threads, None: as many as there are; afterwards as many as before."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

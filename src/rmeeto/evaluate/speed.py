@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rmeeto.errors import SettingsError
-from rmeeto.evaluate.mode import evaluating
+from rmeeto.evaluate.mode import evaluating, on_threads
 from rmeeto.records import Speed
 
 Model = Callable[[Tensor], Tensor]
@@ -48,7 +47,7 @@ def measure_speed(
             "give at least one model, round and thread"
         )
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    with _threads(threads):
+    with on_threads(threads):
         for _ in range(warmup):
             for model in models.values():
                 _time(model, example)
@@ -73,17 +72,6 @@ def _finish(device: torch.device) -> None:
     """Wait for a device that works on its own."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _records(seconds: Mapping[str, Sequence[float]], example: Tensor, warmup: int) -> dict[str, Speed]:
