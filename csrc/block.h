@@ -54,9 +54,16 @@ struct Cut {
         row_tasks = smaller(tiles, rounds * threads);
     }
 
-    int64_t tasks(const Panels &w) const { return w.data ? row_tasks : w.count; }
     int64_t begin(int64_t task) const { return smaller(total, task * tiles / row_tasks * kTileRows); }
     int64_t end(int64_t task) const { return begin(task + 1); }
+
+    struct Part {
+        int64_t begin, end, first_panel, end_panel;  // rows [begin, end) and panels [first_panel, end_panel)
+    };
+    int64_t tasks(const Panels &w) const { return w.data ? row_tasks : w.count; }
+    Part part(const Panels &w, int64_t task) const {
+        return w.data ? Part{begin(task), end(task), 0, w.count} : Part{0, total, task, task + 1};
+    }
 };
 
 // One image or several between their projections, all tokens in one sequence of rows. The normed tokens lie where one
@@ -190,9 +197,9 @@ struct BlockShared {
     // Normed tokens to u and z beside each other.
     void project_in(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
         const int64_t width = 2 * b.channels, step = t.wide;
-        const int64_t begin = in.data ? cut.begin(task) : 0, end = in.data ? cut.end(task) : cut.total;
-        float *xz = t.xz + begin * step;
-        product(t.u[0] + begin * t.narrow, t.narrow, end - begin, in, in.data ? 0 : task, in.data ? in.count : task + 1,
+        const Cut::Part part = cut.part(in, task);
+        float *xz = t.xz + part.begin * step;
+        product(t.u[0] + part.begin * t.narrow, t.narrow, part.end - part.begin, in, part.first_panel, part.end_panel,
                 room, [=](int64_t row, int64_t first, V v) { store(xz + row * step + first, v, width - first); });
     }
 
@@ -239,15 +246,16 @@ struct BlockShared {
 
     // The scans' sum to the results, or, where they are merged yet, to where the convolved rows were.
     void project_out(const BlockImages &t, const Cut &cut, int64_t task, float *room) const {
-        const int64_t begin = out.data ? cut.begin(task) : 0, end = out.data ? cut.end(task) : cut.total;
+        const Cut::Part part = cut.part(out, task);
+        const int64_t begin = part.begin;
         const int64_t width = b.width, step = b.x.token_stride, row_step = b.merged ? t.narrow : width;
         const int64_t first_row = b.merged ? begin : t.first * b.tokens + begin;
         const float *x = b.x.data + t.first * b.x.batch_stride + begin * step;
         const bool wanted = b.merged || b.hidden;
         float *hidden = wanted ? (b.merged ? t.u[1] : b.hidden) + first_row * row_step : nullptr;
         float *y = (b.merged ? t.u[0] : b.y) + first_row * row_step;
-        product(t.xz + begin * t.wide, t.wide, end - begin, out, out.data ? 0 : task, out.data ? out.count : task + 1,
-                room, [=](int64_t row, int64_t first, V v) {
+        product(t.xz + begin * t.wide, t.wide, part.end - begin, out, part.first_panel, part.end_panel, room,
+                [=](int64_t row, int64_t first, V v) {
                     const int64_t count = width - first;
                     if (wanted) store(hidden + row * row_step + first, v, count);
                     store(y + row * row_step + first, load(x + row * step + first, count) + v, count);
