@@ -37,12 +37,20 @@ inline bool lays_out(const BlockForward &b) {
     return b.batch >= kManyImages || b.tokens * larger(b.width, b.channels) > kOwnPanels;
 }
 
-// Images that share the rows of a product: with few tokens one image would read all weights for a few rows.
-inline int64_t images_at_once(const BlockForward &b, int64_t threads) {
-    if (b.x.batch_stride != b.tokens * b.x.token_stride) return 1;
-    const int64_t most = larger(rows_at_once(b) / b.tokens, 1), rounds = ceil_div(b.batch, most * threads);
-    return ceil_div(b.batch, rounds * threads);
-}
+// Images that share the rows of a product, for with few tokens one image would read all weights for a few rows: sets as
+// large as each other, and as many for every thread, wherever the batch allows it.
+struct Sets {
+    int64_t batch, count;
+
+    Sets(const BlockForward &b, int64_t threads) : batch(b.batch), count(b.batch) {
+        if (b.x.batch_stride != b.tokens * b.x.token_stride) return;
+        const int64_t most = larger(rows_at_once(b) / b.tokens, 1);
+        count = smaller(batch, ceil_div(batch, most * threads) * threads);
+    }
+
+    int64_t begin(int64_t set) const { return set * batch / count; }
+    int64_t largest() const { return ceil_div(batch, count); }
+};
 
 // How a product over rows is cut into tasks: some rows and all panels of a laid-out weight, or all rows and one panel,
 // which its task lays out. Rows are dealt out in whole tiles and as evenly as these allow, so that no thread waits long.
@@ -88,10 +96,10 @@ struct BlockImages {
     }
 
     // The same memory with other images in it.
-    BlockImages with(int64_t first_image, int64_t images, int64_t batch) const {
+    BlockImages with(int64_t first_image, int64_t end_image) const {
         BlockImages other = *this;
         other.first = first_image;
-        other.end = smaller(first_image + images, batch);
+        other.end = end_image;
         return other;
     }
 };
@@ -338,8 +346,9 @@ struct BlockTasks {
 int one_block(const BlockForward &b) {
     const int64_t threads = b.threads;
     const bool laid_out = lays_out(b), apart = laid_out && (threads == 1 || BlockImages::bytes(b, 1) <= kOwnImage);
-    const int64_t images = images_at_once(b, apart ? threads : 1), sets = ceil_div(b.batch, images);
-    const int64_t alone = apart ? sets / threads * threads : 0;  // sets of images that one thread works on, each
+    const Sets sets(b, apart ? threads : 1);
+    const int64_t images = sets.largest();
+    const int64_t alone = apart ? sets.count / threads * threads : 0;  // sets that one thread works on, each
     const int64_t image_bytes = BlockImages::bytes(b, images), thread_bytes = BlockThread::bytes(b);
     const int64_t shared_bytes = BlockShared::bytes(b, laid_out), places = alone ? threads : 1;
     void *kept = kept_scratch(shared_bytes + places * image_bytes + threads * thread_bytes);
@@ -358,9 +367,10 @@ int one_block(const BlockForward &b) {
         tasks.prepare();
         const BlockImages here(b, images, first_place + (alone ? thread_number() * image_bytes : 0));
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t set = 0; set < alone; ++set) tasks.alone(here.with(set * images, images, b.batch), own);
+        for (int64_t set = 0; set < alone; ++set) tasks.alone(here.with(sets.begin(set), sets.begin(set + 1)), own);
         const BlockImages all(b, images, first_place);
-        for (int64_t set = alone; set < sets; ++set) tasks.together(all.with(set * images, images, b.batch), own);
+        for (int64_t set = alone; set < sets.count; ++set)
+            tasks.together(all.with(sets.begin(set), sets.begin(set + 1)), own);
     }
     return problem;
 }

@@ -40,6 +40,7 @@ SHAPES = [  # b, n, c, e, s, R, k
     (1, 21, 40, 9, 67, 5, 4),  # fewer inner channels than outer ones
     (7, 40, 48, 96, 16, 3, 4),
     (19, 6, 24, 48, 8, 2, 4),  # so few tokens that several images share the rows of a product
+    (16, 17, 8, 2000, 2, 1, 2),  # and not as many everywhere
 ]
 LONG = [
     (1, 1500, 96, 192, 4, 6, 4),  # rows in several tasks
