@@ -1,12 +1,14 @@
 """The un-merged network: official names and sizes, logits, slots."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.models import Vim, VimConfig, cast_weights, create
@@ -352,6 +354,34 @@ def _by_parts(model, images):
         else:
             tokens = block(tokens)
     return model.head(model.pool(tokens))
+
+
+class Twice(nn.Module):
+    def forward(self, parameter):
+        return 2 * parameter
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("norm", "weight"),
+        ("mixer.in_proj", "weight"),
+        ("mixer.conv1d", "bias"),
+        ("mixer.x_proj_b", "weight"),
+        ("mixer.dt_proj", "weight"),
+        ("mixer", "A_b_log"),
+        ("mixer", "D"),
+    ],
+)
+def test_a_parameter_may_be_computed_from_another(part, name):
+    doubled, images = small(), torch.randn(2, 3, 12, 12)
+    computed = deepcopy(doubled)
+    register_parametrization(computed.layers[1].get_submodule(part), name, Twice())
+    with torch.no_grad():
+        before = doubled(images)
+        doubled.layers[1].get_submodule(part).get_parameter(name).mul_(2)
+        torch.testing.assert_close(computed(images), doubled(images), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(before, computed(images))
 
 
 def test_a_block_in_one_go_gives_what_its_parts_give():

@@ -120,6 +120,16 @@ def test_strange_strides_and_no_sizes() -> None:
     assert equal(plain, one_after_the_other(**arguments, merges=merges))
 
 
+@native
+@pytest.mark.parametrize("other", [(3, 20, 12, 24, 2, 5, 4), (3, 20, 12, 20, 4, 1, 4), (3, 20, 12, 24, 4, 1, 3)])
+def test_blocks_of_several_shapes_are_one_after_the_other(other) -> None:
+    arguments = given((3, 20, 12, 24, 4, 1, 4), 2)  # the first of the others projects as many numbers
+    weights = [*arguments["weights"], *given(other, 1)["weights"]]
+    merges = [None, Merging(4), None]
+    found = blocks(**{**arguments, "weights": weights}, merges=merges)
+    assert equal(found, one_after_the_other(**{**arguments, "weights": weights}, merges=merges))
+
+
 def test_with_gradients_it_is_one_after_the_other() -> None:
     arguments = given((2, 20, 8, 16, 4, 2, 4), 2)
     leaf = arguments["x"].requires_grad_()
@@ -135,12 +145,16 @@ def test_an_empty_batch() -> None:
     assert (made.y.shape, made.last.hidden.shape, made.merged.mapping.index.shape) == ((0, 7, 4), (0, 7, 4), (0, 9))
 
 
+OF_TWO_WIDTHS = [given((2, 9, width, 8, 3, 2, 4), 1)["weights"][0] for width in (4, 6)]
 BAD = [
     ({"merges": [None]}, ShapeError, "2 blocks and 1 merges"),
     ({"merges": [None, None], "weights": []}, ShapeError, "0 blocks and 2 merges"),
     ({"merges": [Merging(3), Merging(4)]}, ShapeError, "r = 4 of 5 patch tokens"),
     ({"merges": [Merging(3), None], "places": torch.full((2, 1), 9)}, IndexError, "outside its range"),
     ({"merges": [Merging(3), None], "size": torch.ones(2, 8)}, ShapeError, "do not fit x"),
+    ({"merges": [None, None], "x": torch.zeros(2, 9, 5)}, ShapeError, "norm_weight has shape"),
+    ({"merges": [None, None], "weights": OF_TWO_WIDTHS}, ShapeError, "norm_weight has shape"),
+    ({"merges": [Merging(3), None], "places": torch.zeros(2, dtype=torch.int64)}, ShapeError, "and places"),
 ]
 
 

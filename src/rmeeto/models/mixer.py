@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,20 +62,18 @@ class Mixer(nn.Module):
     @property
     def directions(self) -> tuple[Direction, Direction]:
         """The parameters of both directions."""
-        return self._direction(""), self._direction("_b")
+        return self._direction("", "A_log"), self._direction("_b", "A_b_log")
 
-    def _direction(self, suffix: str) -> Direction:
-        parts = self._modules
+    def _direction(self, suffix: str, rates: str) -> Direction:
+        parts: Any = self._modules
         conv, x_proj, dt_proj = parts["conv1d" + suffix], parts["x_proj" + suffix], parts["dt_proj" + suffix]
-        return Direction(
-            parameter(conv, "weight"),
-            parameter(conv, "bias"),
-            parameter(x_proj, "weight"),
-            parameter(dt_proj, "weight"),
-            parameter(dt_proj, "bias"),
-            parameter(self, "A_b_log" if suffix else "A_log"),
-            parameter(self, "D" + suffix),
-        )
+        try:  # every block asks in every call, and an attribute costs a search in all of a module's tables
+            own: Any = self._parameters
+            a, b, c = conv._parameters, x_proj._parameters, dt_proj._parameters
+            return Direction(a["weight"], a["bias"], b["weight"], c["weight"], c["bias"], own[rates], own["D" + suffix])
+        except KeyError:  # something else stands in for a parameter
+            named = conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias
+            return Direction(*named, getattr(self, rates), getattr(self, "D" + suffix))
 
     def features(self, hidden: Tensor, projected: tuple[Tensor, Tensor]) -> Features:
         """(b, n, c) output and per direction (b, n, R + 2s) dt, B and C -> what `forward` returns."""

@@ -31,8 +31,8 @@ class Merger(Protocol):
     def steers(self) -> bool:
         """Whether the blocks behind it are told for how long each token stands."""
 
-    def merging(self, tokens: Tokens) -> ops.Merging | None:
-        """How the tokens, as they enter the block, will be merged behind it; r = 0 where none leaves.
+    def merging(self, count: int, protected: int) -> ops.Merging | None:
+        """How so many tokens, `protected` of them kept apart, will be merged behind the block; r = 0 where none leaves.
 
         None where it takes more than that.
         """
@@ -62,7 +62,7 @@ class Block(nn.Module):
         """Tokens after the block and the merge in the slot behind it, in one go; None where that must be two."""
         if not (is_bare(self, Block) and self.is_one()):
             return None
-        merging = slot.merging(tokens)
+        merging = slot.merging(tokens.x.shape[1], tokens.places.shape[1])
         if merging is None or not merging.r:
             return None
         made = ops.merged_block(
@@ -79,10 +79,11 @@ class Block(nn.Module):
         return slot.after(tokens, made)
 
     def weights(self) -> ops.BlockWeights:
-        mixer = self.mixer
+        outer: Any = self._modules
+        mixer: Mixer = outer["mixer"]
         parts = mixer._modules
         return ops.BlockWeights(
-            parameter(self.norm, "weight"),
+            parameter(outer["norm"], "weight"),
             parameter(parts["in_proj"], "weight"),
             mixer.directions,
             parameter(parts["out_proj"], "weight"),
@@ -91,7 +92,8 @@ class Block(nn.Module):
     @property
     def numbers(self) -> tuple[float, float]:
         """What a block computes with beside its parameters: eps of the norm, scale of the directions' sum."""
-        return self.norm.eps, self.mixer.scale
+        parts: Any = self._modules
+        return parts["norm"].eps, parts["mixer"].scale
 
     def is_one(self) -> bool:
         """Whether nobody has changed or watches a part, so that all parts may be computed in one go."""
@@ -179,7 +181,7 @@ def _in_one(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) -> 
 def _planned(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) -> _Plan | None:
     weights: list[ops.BlockWeights] = []
     merges: list[ops.Merging | None] = []
-    numbers, last, n = None, None, tokens.x.shape[1]
+    numbers, last, n, protected = None, None, tokens.x.shape[1], tokens.places.shape[1]
     for block, slot in zip(blocks, slots, strict=True):
         if not (isinstance(block, Block) and is_bare(block, Block) and block.is_one()):
             return None
@@ -188,7 +190,7 @@ def _planned(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) ->
             return None
         merging = None
         if not is_bare(slot, nn.Identity):
-            merging = _known(slot, last, replace(tokens, x=tokens.x.narrow(1, 0, n)))
+            merging = _known(slot, last, n, protected)
             if merging is None:
                 return None
             last, n = cast("Merger", slot) if merging.r else last, n - merging.r
@@ -197,12 +199,12 @@ def _planned(tokens: Tokens, blocks: list[nn.Module], slots: list[nn.Module]) ->
     return None if numbers is None else _Plan(weights, merges, numbers, last)
 
 
-def _known(slot: nn.Module, last: Merger | None, tokens: Tokens) -> ops.Merging | None:
+def _known(slot: nn.Module, last: Merger | None, count: int, protected: int) -> ops.Merging | None:
     """How a slot will merge so many tokens, if all that it takes and leaves for the blocks behind is their number."""
     if not hasattr(slot, "merging"):
         return None
     merger = cast("Merger", slot)
-    merging = merger.merging(tokens)
+    merging = merger.merging(count, protected)
     alike = last is None or merger.feature == last.feature
     return merging if merging is None or not merging.r or (alike and not merger.steers) else None
 

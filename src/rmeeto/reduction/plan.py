@@ -76,16 +76,16 @@ class Sight:
     @property
     def first_source(self) -> int:
         """See the function of this name."""
-        return first_source(self.tokens, self.settings)
+        return first_source(self.tokens.places.shape[1], self.settings)
 
     def draw(self, purpose: str) -> Draws:
         """Random numbers that depend on seed, block and purpose only, the same in every call."""
         return drawing(self.settings.seed, self.block, purpose)
 
 
-def first_source(tokens: Tokens, settings: Settings) -> int:
+def first_source(protected: int, settings: Settings) -> int:
     """The row of the first source where every second token is one: 0, or 1 behind an odd number of prefixes."""
-    return tokens.places.shape[1] % 2 if settings.split == "sequence" else 0
+    return protected % 2 if settings.split == "sequence" else 0
 
 
 def drawing(seed: int, block: int, purpose: str) -> Draws:

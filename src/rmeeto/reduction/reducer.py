@@ -78,11 +78,12 @@ class Reducer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(b, n, c) tokens -> (b, n - r, c) tokens."""
-        removal = removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])
+        protected = tokens.places.shape[1]
+        removal = removable(tokens.x.shape[1], self.removal, protected)
         if removal == 0:
             return tokens
-        if self._is_one(tokens):
-            values, merging = compared(tokens, self.settings.feature), self._merging(tokens, removal)
+        if self._is_one(protected):
+            values, merging = compared(tokens, self.settings.feature), self._merging(removal, protected)
             how = merging._asdict()
             return self.after(tokens, bipartite_merge(tokens.x, tokens.size, values, tokens.places, **how))
         return merged(tokens, self.planner(tokens), self.settings)
@@ -97,35 +98,35 @@ class Reducer(nn.Module):
         """Whether the blocks behind are told for how long each token stands."""
         return self.settings.size_aware_scan
 
-    def merging(self, tokens: Tokens) -> Merging | None:
-        """How these tokens will be merged once a block has changed them; None where it takes more than one op, r = 0
-        where none leaves.
+    def merging(self, count: int, protected: int) -> Merging | None:
+        """How so many tokens, `protected` of them kept apart, will be merged once a block has changed them; None where
+        it takes more than one op, r = 0 where none leaves.
 
         A Vision Mamba asks, whose block and merge may be one op.
         """
-        removal = removable(tokens.x.shape[1], self.removal, tokens.places.shape[1])
+        removal = removable(count, self.removal, protected)
         if not is_bare(self, Reducer) or (removal and self.settings.feature not in ("hidden", "x")):
             return None
-        return self._merging(tokens, removal) if not removal or self._is_one(tokens) else None
+        return self._merging(removal, protected) if not removal or self._is_one(protected) else None
 
     def after(self, tokens: Tokens, made: Merged) -> Tokens:
         """The tokens of which that was made by `merging`."""
         return _after(tokens, made.x, made.size, made.places, made.mapping, self.settings)
 
-    def _merging(self, tokens: Tokens, removal: int) -> Merging:
+    def _merging(self, removal: int, protected: int) -> Merging:
         settings = self.settings
         return Merging(
             removal,
             settings.similarity,
             settings.rank,
-            first_source(tokens, settings),
+            first_source(protected, settings),
             settings.split == "sequence",
             settings.order == "ordered",
             settings.class_place == "official",
             settings.mode,
         )
 
-    def _is_one(self, tokens: Tokens) -> bool:
+    def _is_one(self, protected: int) -> bool:
         """Whether the method itself is asked for and nobody watches its plan, so that all may be done in one go."""
         settings, planner = self.settings, self.planner
         return (
@@ -134,7 +135,7 @@ class Reducer(nn.Module):
             and settings.mode not in ("amax", "amin")
             and settings.order != "shuffled"
             and not settings.shuffle
-            and (settings.class_place == "exact" or tokens.places.shape[1] == 1)
+            and (settings.class_place == "exact" or protected == 1)
             and is_bare(planner, Planner)
             and not is_watched()
         )

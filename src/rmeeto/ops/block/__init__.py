@@ -145,8 +145,9 @@ def blocks(
         raise ShapeError(
             f"{len(weights)} blocks and {len(merges)} merges; it must be one for each block: None is no merge"
         )
-    if backends.setting(backend) in ("auto", "native") and _stack_fits(x, size, places, weights, merges):
-        flat = [tensor for own in weights for tensor in own.tensors]
+    flat = [tensor for own in weights for tensor in own.tensors]
+    asked = backends.setting(backend) in ("auto", "native")
+    if asked and _stack_fits(x, flat, weights) and _merges_fit(x, size, places, merges):
         numbers = [n for each in merges for n in stack.numbers_of(each, by_stream=feature == "x")]
         y, hidden, p, p_b, sizes, moved, index, kept = stack.op(x, size, places, flat, numbers, eps, scale)
         last = None if merges[-1] else Blocked(y, hidden, (p, p_b))
@@ -167,25 +168,28 @@ def blocks(
     return Stacked(x, last, merged and merged._replace(x=x))
 
 
-def _stack_fits(
-    x: Tensor, size: Tensor | None, places: Tensor, weights: Sequence[BlockWeights], merges: Sequence[Merging | None]
-) -> bool:
-    """Whether all of it can be one op; raises where something does not fit together."""
-    tokens, first = x.shape[1], weights[0].directions[0]
-    for own, merging in zip(weights, merges, strict=True):
-        _check(x, *own, None)
-        alike = own.directions[0].projection.shape == first.projection.shape
-        if not alike or not native.fits((x, *own.tensors), own.directions):
-            return False
-        if merging is None:
-            continue
-        if not native_merge.fits(x, size, places, merging.mode):
-            return False
-        check_merge(x, size, x, places, 0, merging.first, merging.rank, merging.similarity)
-        check_choice(
-            tokens - places.shape[1], merging.r, similarity=merging.similarity, rank=merging.rank, first=merging.first
-        )
-        tokens -= merging.r
+def _stack_fits(x: Tensor, flat: Sequence[Tensor], weights: Sequence[BlockWeights]) -> bool:
+    """Whether blocks of these weights, all of them in `flat`, can be one op; raises where something does not fit x."""
+    first = weights[0]
+    _check(x, *first, None)
+    # All at once: asking block after block would take longer than the kernels of a small model.
+    if [t.shape for t in flat] != [t.shape for t in first.tensors] * len(weights):
+        for own in weights:
+            _check(x, *own, None)
+        return False
+    return native.fits((x, *first.tensors), first.directions) and native.are_plain(flat)
+
+
+def _merges_fit(x: Tensor, size: Tensor | None, places: Tensor, merges: Sequence[Merging | None]) -> bool:
+    """The same of the merges behind the blocks."""
+    patches, asked = x.shape[1] - places.shape[-1], [each for each in merges if each]
+    if not all(native_merge.fits(x, size, places, mode) for mode in {each.mode for each in asked}):
+        return False
+    for number, each in enumerate(asked):
+        if not number:
+            check_merge(x, size, x, places, 0, each.first, each.rank, each.similarity)
+        check_choice(patches, each.r, similarity=each.similarity, rank=each.rank, first=each.first)
+        patches -= each.r
     return True
 
 

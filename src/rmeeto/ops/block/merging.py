@@ -13,12 +13,12 @@ from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import MODES, SIMILARITIES, made_by
 from rmeeto.ops.block import cost
-from rmeeto.ops.block.native import NAMES, WIDTH
-from rmeeto.ops.block.structs import BlockForward
+from rmeeto.ops.block.native import NAMES
+from rmeeto.ops.block.structs import TENSORS, BlockForward, outputs_of
 
 # A single image is merged by one thread here: longer ones are worth a step of their own.
 MOST_TOKENS = 2048
-_WEIGHTS = 5 + 2 * WIDTH  # x, time, three weights and the parameters of both directions
+_GIVEN = 2 + TENSORS  # x, time and the weights
 
 LIBRARY.define(
     f"block_merge(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
@@ -40,33 +40,29 @@ def fits(x: Tensor, size: Tensor | None, places: Tensor, mode: str) -> bool:
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, ...]:
-    x, time, *weights = arguments[:_WEIGHTS]
-    eps, scale, feature, size, places, r, similarity, *numbers, mode = arguments[_WEIGHTS:]
+    x, time, *weights = arguments[:_GIVEN]
+    eps, scale, feature, size, places, r, similarity, *numbers, mode = arguments[_GIVEN:]
     made = _new(*arguments)
     if x.numel():
         y, sizes, moved, index, kept = made
-        norm_weight, in_proj, out_proj, *parameters = weights
-        batch, tokens, _ = x.shape
-        p = [x.new_empty(batch, tokens, way[2].shape[0]) for way in (parameters[:WIDTH], parameters[WIDTH:])]
+        p, p_b = (x.new_empty(*x.shape[:2], outputs_of(weights)) for _ in range(2))
         flags = (r, SIMILARITIES.index(similarity), *numbers, mode == "mean")
         results = (index, kept if mode == "prune" else None, y, sizes, moved)
         merge = MergeCall(places, None if mode == "mean" else size, flags, results)
-        ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
-        given = (x, time, (norm_weight, in_proj, out_proj), ways, eps, scale, (p[0], p[1]))
-        BlockForward(*given, None, merge, feature == "x").run()
+        BlockForward(x, time, weights, eps, scale, (p, p_b), None, merge, feature == "x").run()
     return made
 
 
 def _new(*arguments: Any) -> tuple[Tensor, ...]:
-    x, (_eps, _scale, _feature, _size, places, r, *_, mode) = arguments[0], arguments[_WEIGHTS:]
+    x, (_eps, _scale, _feature, _size, places, r, *_, mode) = arguments[0], arguments[_GIVEN:]
     return made_by(x, places, r, mode)
 
 
 def _flops(*arguments: Any, out_shape: object = None) -> int:  # noqa: ARG001
     shapes: Sequence[Any] = arguments
-    x, places, r, *how = shapes[0], *shapes[_WEIGHTS + 4 :]
+    x, places, r, *how = shapes[0], *shapes[_GIVEN + 4 :]
     merge = merge_cost.forward_formula(x, None, x, places, r, *how)
-    return cost.forward_formula(*shapes[:_WEIGHTS]) + merge
+    return cost.forward_formula(*shapes[:_GIVEN]) + merge
 
 
 register("block_merge", cpu=_forward, fake=_new, flops=_flops)

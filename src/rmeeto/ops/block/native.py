@@ -13,10 +13,9 @@ from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
-from rmeeto.ops.block.structs import BlockForward
+from rmeeto.ops.block.structs import BlockForward, outputs_of
 
-WIDTH = len(Direction._fields)
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = {Tensor, torch.nn.Parameter}
 NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
 
 LIBRARY.define(
@@ -27,19 +26,26 @@ LIBRARY.define(
 
 def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
     """Whether the kernel is there and has code for these, which nobody wants gradients of."""
-    for t in tensors:
-        # Other types of tensors (quantised, distributed) have ways of their own, whatever dtype they name.
-        if t is not None and not (t.dtype is torch.float32 and t.is_cpu and type(t) in _PLAIN):
-            return False
     one, other = directions
     return (
-        not wants_gradient(tensors)
+        are_plain([t for t in tensors if t is not None])
         and not torch.is_autocast_enabled("cpu")
         and _library.problem() is None
         and one.projection.shape == other.projection.shape
         and one.A_log.shape == other.A_log.shape
         and one.conv_weight.shape == other.conv_weight.shape
         and taps_fit(directions)
+    )
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are float32 on a CPU, of no type with ways of its own (quantised, distributed) whatever dtype it
+    names, and nobody wants gradients of them."""
+    return (
+        {type(t) for t in tensors} <= _PLAIN
+        and {t.dtype for t in tensors} <= {torch.float32}
+        and all(t.is_cpu for t in tensors)
+        and not wants_gradient(tensors)
     )
 
 
@@ -59,28 +65,21 @@ def block(
     return y, hidden, (projected[0], projected[1])
 
 
-def _forward(
-    x: Tensor, time: Tensor | None, norm_weight: Tensor, in_proj: Tensor, out_proj: Tensor, *arguments: Any
-) -> tuple[Tensor, ...]:
-    *parameters, eps, scale = arguments
-    made = _results(x, parameters[2])
+def _forward(x: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *weights, eps, scale = arguments
+    made = _results(x, outputs_of(weights))
     if x.numel():
         y, hidden, *projected = made
-        ways = (tuple(parameters[:WIDTH]), tuple(parameters[WIDTH:]))
-        weights = (norm_weight, in_proj, out_proj)
-        BlockForward(x, time, weights, ways, eps, scale, (projected[0], projected[1]), (y, hidden)).run()
+        BlockForward(x, time, weights, eps, scale, (projected[0], projected[1]), (y, hidden)).run()
     return made
 
 
-def _fake(
-    x: Tensor, time: Tensor | None, norm_weight: Tensor, in_proj: Tensor, out_proj: Tensor, *arguments: Any  # noqa: ARG001
-) -> tuple[Tensor, ...]:  # fmt: skip
-    return _results(x, arguments[2])
+def _fake(x: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    return _results(x, outputs_of(arguments))
 
 
-def _results(x: Tensor, projection: Tensor) -> tuple[Tensor, ...]:
+def _results(x: Tensor, outputs: int) -> tuple[Tensor, ...]:
     batch, tokens, width = x.shape
-    outputs = projection.shape[0]
     # Sizes one by one: torch takes a microsecond longer to read a tuple of them.
     y, hidden = x.new_empty(batch, tokens, width), x.new_empty(batch, tokens, width)
     return y, hidden, x.new_empty(batch, tokens, outputs), x.new_empty(batch, tokens, outputs)

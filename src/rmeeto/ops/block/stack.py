@@ -13,10 +13,9 @@ from rmeeto.ops.bipartite_merge import Merging
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import SIMILARITIES
 from rmeeto.ops.block import cost
-from rmeeto.ops.block.native import WIDTH
-from rmeeto.ops.block.structs import BlockStack, MergeNumbers, StackResults, Ways, Weights
+from rmeeto.ops.block.structs import TENSORS, BlockStack, MergeNumbers, StackResults, outputs_of
 
-_TENSORS = 3 + 2 * WIDTH  # the weights of a block: of the norm and both projections, then of both directions
+_NO_MERGE = MergeNumbers()
 _NUMBERS = len(MergeNumbers._fields)
 
 LIBRARY.define(
@@ -29,7 +28,7 @@ op = torch.ops.rmeeto.blocks.default
 def numbers_of(merging: Merging | None, *, by_stream: bool) -> MergeNumbers:
     """How the kernel is told."""
     if merging is None:
-        return MergeNumbers()
+        return _NO_MERGE
     r, similarity, rank, first, by_sequence, ordered, official, mode = merging
     how = (SIMILARITIES.index(similarity), rank, first, by_sequence, ordered, official)
     return MergeNumbers(r, *how, mode == "mean", mode == "prune", by_stream)
@@ -38,22 +37,25 @@ def numbers_of(merging: Merging | None, *, by_stream: bool) -> MergeNumbers:
 def _forward(
     x: Tensor, size: Tensor | None, places: Tensor, weights: list[Tensor], merges: list[int], eps: float, scale: float
 ) -> tuple[Tensor, ...]:
-    made = _new(x, size, places, weights, merges, eps, scale)
+    how = list(_merges(merges))
+    made = _results(x, places, outputs_of(weights), how)
     if x.numel():
-        BlockStack(x, size, places, list(_blocks(weights)), list(_merges(merges)), eps, scale, made).run()
+        BlockStack(x, size, places, weights, how, eps, scale, made).run()
     return made
 
 
 def _new(
     x: Tensor, size: Tensor | None, places: Tensor, weights: Sequence[Tensor], merges: Sequence[int], *_: float  # noqa: ARG001
 ) -> StackResults:  # fmt: skip
-    (batch, tokens, width), outputs = x.shape, weights[3 + 2].shape[0]
-    before, last = tokens, MergeNumbers()
-    for merge in _merges(merges):
+    return _results(x, places, outputs_of(weights), list(_merges(merges)))
+
+
+def _results(x: Tensor, places: Tensor, outputs: int, merges: Sequence[MergeNumbers]) -> StackResults:
+    (batch, tokens, width), before, last = x.shape, x.shape[1], _NO_MERGE
+    for merge in merges:
         if merge.r:
-            before, tokens = tokens, tokens - merge.r
-        last = merge if merge.r else last
-    merged_last = bool(merges[-_NUMBERS])
+            before, tokens, last = tokens, tokens - merge.r, merge
+    merged_last = bool(merges[-1].r)
     hidden = (0,) if merged_last else (batch, tokens, width)
     projected = (0,) if merged_last else (batch, tokens, outputs)
     new = x.new_empty
@@ -69,12 +71,6 @@ def _new(
     )
 
 
-def _blocks(weights: Sequence[Any]) -> Iterator[tuple[Weights, Ways]]:
-    for first in range(0, len(weights), _TENSORS):
-        norm, in_proj, out_proj, *ways = weights[first : first + _TENSORS]
-        yield (norm, in_proj, out_proj), (tuple(ways[:WIDTH]), tuple(ways[WIDTH:]))
-
-
 def _merges(numbers: Sequence[int]) -> Iterator[MergeNumbers]:
     for first in range(0, len(numbers), _NUMBERS):
         yield MergeNumbers(*numbers[first : first + _NUMBERS])
@@ -84,9 +80,9 @@ def _flops(
     x: Any, size: Any, places: Any, weights: Any, merges: Sequence[int], *_: float, out_shape: Any = None  # noqa: ARG001
 ) -> int:  # fmt: skip
     (batch, tokens, width), total = x, 0
-    for first, merge in zip(range(0, len(weights), _TENSORS), _merges(merges), strict=True):
+    for first, merge in zip(range(0, len(weights), TENSORS), _merges(merges), strict=True):
         shape = (batch, tokens, width)
-        total += cost.forward_formula(shape, None, *weights[first : first + _TENSORS])
+        total += cost.forward_formula(shape, None, *weights[first : first + TENSORS])
         if merge.r:
             total += merge_cost.forward_formula(shape, None, shape, places, *merge)
             tokens -= merge.r

@@ -11,14 +11,20 @@ from torch import Tensor
 
 from rmeeto.ops._library import call
 from rmeeto.ops._structs import MergeCall
-from rmeeto.ops._tensors import address, dense, rows, walk
+from rmeeto.ops._tensors import address, all_dense, dense, rows, walk
+from rmeeto.ops.bimamba.reference import Direction
 
 # 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results, 2 numbers, a BipartiteMerge
 _BLOCK_FORWARD = struct.Struct("=8q2d56q")
 _NO_MERGE = (0,) * 29
 _NO_WALK = (0, 0, 0)
-Weights = tuple[Tensor, Tensor, Tensor]  # of the norm and of the projections in and out
-Ways = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # the fields of two `Direction`s
+_OUTER = 3  # of a block's tensors: of the norm and of the projections in and out; then come two `Direction`s
+TENSORS = _OUTER + 2 * len(Direction._fields)  # as `BlockWeights.tensors` has them
+
+
+def outputs_of(weights: Sequence[Tensor]) -> int:
+    """How many numbers a direction projects for each token, R + 2s, as the first block's weights say."""
+    return weights[_OUTER + 2].shape[0]
 
 
 class BlockForward(NamedTuple):
@@ -26,8 +32,7 @@ class BlockForward(NamedTuple):
 
     x: Tensor
     time: Tensor | None
-    weights: Weights
-    ways: Ways
+    weights: Sequence[Tensor]
     eps: float
     scale: float
     projected: tuple[Tensor, Tensor]
@@ -37,7 +42,7 @@ class BlockForward(NamedTuple):
 
     def run(self) -> None:
         x, time = rows(self.x), None if self.time is None else self.time.float()
-        parameters = _Parameters.of(self.weights, self.ways)
+        parameters = _Parameters.of(self.weights)
         sizes = (*x.shape, *parameters.sizes, torch.get_num_threads())
         p, p_b = (t.data_ptr() for t in self.projected)
         held: list[Any] = [x, time, parameters]
@@ -48,29 +53,35 @@ class BlockForward(NamedTuple):
         y, hidden = self.results or (None, None)
         packed = _BLOCK_FORWARD.pack(
             *(*sizes, self.eps, self.scale, *walk(x), *walk(time)),
-            *parameters.addresses(p, p_b),
+            *parameters.of_block(0, p, p_b),
             *(address(y), address(hidden), *merging),
         )
         call("rmeeto_block_forward", packed, 1)
 
 
 class _Parameters(NamedTuple):
-    """Those of a block as the kernel reads them."""
+    """Those of one block, or of many of one shape, as the kernel reads them."""
 
     sizes: tuple[int, int, int, int]  # channels, state, rank, taps
-    held: list[Tensor]  # of the norm, of the projections, of the directions, one after the other
+    held: Sequence[Tensor]
+    addresses: list[int]
 
     @classmethod
-    def of(cls, weights: Weights, ways: Ways) -> _Parameters:
-        (channels, _, taps), (_, rank), (_, state) = (ways[0][i].shape for i in (0, 3, 5))
-        tensors = (*weights, *ways[0], *ways[1])
-        return cls((channels, state, rank, taps), [dense(t) for t in tensors])
+    def of(cls, weights: Sequence[Tensor]) -> _Parameters:
+        first = Direction(*weights[_OUTER : _OUTER + len(Direction._fields)])
+        (channels, _, taps), (_, rank), (_, state) = (
+            first.conv_weight.shape,
+            first.dt_weight.shape,
+            first.A_log.shape,
+        )
+        held = all_dense(weights)
+        return cls((channels, state, rank, taps), held, [t.data_ptr() for t in held])
 
-    def addresses(self, p: int, p_b: int) -> tuple[int, ...]:
-        """All of them, each direction with what it projects."""
-        found = [t.data_ptr() for t in self.held]
-        half = 3 + (len(found) - 3) // 2
-        return (*found[:half], p, *found[half:], p_b)
+    def of_block(self, number: int, p: int, p_b: int) -> tuple[int, ...]:
+        """The addresses of one block, each direction with what it projects."""
+        begin, end = number * TENSORS, (number + 1) * TENSORS
+        half = end - len(Direction._fields)
+        return (*self.addresses[begin:half], p, *self.addresses[half:end], p_b)
 
 
 class MergeNumbers(NamedTuple):
@@ -107,7 +118,7 @@ class BlockStack(NamedTuple):
     x: Tensor
     size: Tensor | None
     places: Tensor
-    blocks: Sequence[tuple[Weights, Ways]]
+    weights: Sequence[Tensor]  # of all blocks, one after the other
     merges: Sequence[MergeNumbers]
     eps: float
     scale: float
@@ -116,35 +127,37 @@ class BlockStack(NamedTuple):
     def run(self) -> None:
         x, places = rows(self.x), self.places.contiguous()
         size = dense(self.size)
-        between = _Between.of(x, places, self.blocks[0][1])
+        parameters, threads = _Parameters.of(self.weights), torch.get_num_threads()
+        between = _Between.of(x, places, outputs=outputs_of(self.weights))
         last_merge = max((i for i, merge in enumerate(self.merges) if merge.r), default=-1)
-        held, packed = [], []
-        tokens, seen, sizes, stand, turn = x.shape[1], walk(x), address(size), places.data_ptr(), 0
-        for i, ((weights, ways), merge) in enumerate(zip(self.blocks, self.merges, strict=True)):
-            parameters, is_last = _Parameters.of(weights, ways), i + 1 == len(self.blocks)
-            made = self.results if is_last else None
+        (batch, tokens, width), packed = x.shape, []
+        constant = (*parameters.sizes, threads, self.eps, self.scale)
+        seen, sizes, stand, turn = walk(x), address(size), places.data_ptr(), 0
+        for i, merge in enumerate(self.merges):
+            made = self.results if i + 1 == len(self.merges) else None
             y = between.x[i % 2] if made is None else made.x.data_ptr()
             numbers: tuple[int, ...] = _NO_MERGE
             hidden, p, p_b = 0, *between.projected
             if merge.r:
                 kept = between.merged(turn % 2) if i != last_merge else tuple(t.data_ptr() for t in self.results[4:])
-                numbers = self._merging(merge, (stand, sizes), y, kept)
+                numbers = self._merging(merge, (stand, sizes), y, kept, threads)
                 (sizes, stand), turn = kept[:2], turn + 1
             elif made is not None:
                 hidden, p, p_b = (t.data_ptr() for t in made[1:4])
-            fields = (x.shape[0], tokens, x.shape[2], *parameters.sizes, torch.get_num_threads(), self.eps, self.scale)
-            addresses = parameters.addresses(p, p_b)
-            held.append(parameters)
-            packed.append(_BLOCK_FORWARD.pack(*fields, *seen, *_NO_WALK, *addresses, y, hidden, *numbers))
+            addresses = parameters.of_block(i, p, p_b)
+            fields = (batch, tokens, width, *constant, *seen, *_NO_WALK, *addresses, y, hidden)
+            packed.append(_BLOCK_FORWARD.pack(*fields, *numbers))
             tokens -= merge.r
-            seen = (y, tokens * x.shape[2], x.shape[2])
+            seen = (y, tokens * width, width)
         call("rmeeto_block_forward", b"".join(packed), len(packed))
 
-    def _merging(self, merge: MergeNumbers, given: tuple[int, int], y: int, kept: tuple[int, ...]) -> tuple[int, ...]:
+    def _merging(
+        self, merge: MergeNumbers, given: tuple[int, int], y: int, kept: tuple[int, ...], threads: int
+    ) -> tuple[int, ...]:
         """The part of a structure that is about the merge."""
         *how, _forget, prune, by_stream = merge
         (stand, sizes), (new_sizes, moved, index, weighing) = given, kept
-        numbers = (0, 0, 0, 0, self.places.shape[1], *how, merge.forget, torch.get_num_threads(), 0, 0, 0, 0, 0, 0)
+        numbers = (0, 0, 0, 0, self.places.shape[1], *how, merge.forget, threads, 0, 0, 0, 0, 0, 0)
         read = (stand, 0 if merge.forget else sizes)
         return (1, by_stream, *numbers, *read, index, weighing if prune else 0, y, new_sizes, moved)
 
@@ -161,9 +174,9 @@ class _Between(NamedTuple):
     kept: int
 
     @classmethod
-    def of(cls, x: Tensor, places: Tensor, ways: Ways) -> _Between:
+    def of(cls, x: Tensor, places: Tensor, *, outputs: int) -> _Between:
         batch, tokens, width = x.shape
-        outputs, count = ways[0][2].shape[0], batch * tokens
+        count = batch * tokens
         floats = [x.new_empty(n) for n in (*[count * width] * 2, *[count * outputs] * 2, count, count)]
         numbers = [places.new_empty(n) for n in (places.numel(), places.numel(), count)]
         kept = x.new_empty(count, dtype=torch.bool)
