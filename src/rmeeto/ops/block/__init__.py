@@ -182,12 +182,15 @@ def _stack_fits(x: Tensor, flat: Sequence[Tensor], weights: Sequence[BlockWeight
 
 def _merges_fit(x: Tensor, size: Tensor | None, places: Tensor, merges: Sequence[Merging | None]) -> bool:
     """The same of the merges behind the blocks."""
-    patches, asked = x.shape[1] - places.shape[-1], [each for each in merges if each]
-    if not all(native_merge.fits(x, size, places, mode) for mode in {each.mode for each in asked}):
+    wanted = [each for each in merges if each is not None]
+    if not wanted:
+        return True
+    if not all(native_merge.fits(x, size, places, mode) for mode in {each.mode for each in wanted}):
         return False
-    for number, each in enumerate(asked):
-        if not number:
-            check_merge(x, size, x, places, 0, each.first, each.rank, each.similarity)
+    first = wanted[0]
+    check_merge(x, size, x, places, 0, first.first, first.rank, first.similarity)
+    patches = x.shape[1] - places.shape[1]
+    for each in wanted:
         check_choice(patches, each.r, similarity=each.similarity, rank=each.rank, first=each.first)
         patches -= each.r
     return True
