@@ -147,7 +147,7 @@ def blocks(
         )
     flat = [tensor for own in weights for tensor in own.tensors]
     asked = backends.setting(backend) in ("auto", "native")
-    if asked and _stack_fits(x, flat, weights) and _merges_fit(x, size, places, merges):
+    if asked and _stack_fits(x, flat, weights[0]) and _merges_fit(x, size, places, merges):
         numbers = [n for each in merges for n in stack.numbers_of(each, by_stream=feature == "x")]
         y, hidden, p, p_b, sizes, moved, index, kept = stack.op(x, size, places, flat, numbers, eps, scale)
         last = None if merges[-1] else Blocked(y, hidden, (p, p_b))
@@ -168,16 +168,13 @@ def blocks(
     return Stacked(x, last, merged and merged._replace(x=x))
 
 
-def _stack_fits(x: Tensor, flat: Sequence[Tensor], weights: Sequence[BlockWeights]) -> bool:
-    """Whether blocks of these weights, all of them in `flat`, can be one op; raises where something does not fit x."""
-    first = weights[0]
+def _stack_fits(x: Tensor, flat: Sequence[Tensor], first: BlockWeights) -> bool:
+    """Whether blocks whose weights are all in `flat` can be one op; raises where those of the first do not fit x."""
     _check(x, *first, None)
-    # All at once: asking block after block would take longer than the kernels of a small model.
-    if [t.shape for t in flat] != [t.shape for t in first.tensors] * len(weights):
-        for own in weights:
-            _check(x, *own, None)
-        return False
-    return native.fits((x, *first.tensors), first.directions) and native.are_plain(flat)
+    # All at once: asking block after block would take longer than the kernels of a small model. Weights of another
+    # shape are asked by their own block.
+    alike = [t.shape for t in flat] == [t.shape for t in first.tensors] * (len(flat) // len(first.tensors))
+    return alike and native.fits((x, *flat), first.directions)
 
 
 def _merges_fit(x: Tensor, size: Tensor | None, places: Tensor, merges: Sequence[Merging | None]) -> bool:

@@ -25,27 +25,23 @@ LIBRARY.define(
 
 
 def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
-    """Whether the kernel is there and has code for these, which nobody wants gradients of."""
-    one, other = directions
+    """Whether the kernel is there and has code for these, which nobody wants gradients of.
+
+    The tensors of many blocks of one shape may be asked about at once, with the directions of one of them.
+    """
+    given, (one, other) = [t for t in tensors if t is not None], directions
     return (
-        are_plain([t for t in tensors if t is not None])
+        # Other types of tensors (quantised, distributed) have ways of their own, whatever dtype they name.
+        {type(t) for t in given} <= _PLAIN
+        and {t.dtype for t in given} <= {torch.float32}
+        and all(t.is_cpu for t in given)
+        and not wants_gradient(given)
         and not torch.is_autocast_enabled("cpu")
         and _library.problem() is None
         and one.projection.shape == other.projection.shape
         and one.A_log.shape == other.A_log.shape
         and one.conv_weight.shape == other.conv_weight.shape
         and taps_fit(directions)
-    )
-
-
-def are_plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are float32 on a CPU, of no type with ways of its own (quantised, distributed) whatever dtype it
-    names, and nobody wants gradients of them."""
-    return (
-        {type(t) for t in tensors} <= _PLAIN
-        and {t.dtype for t in tensors} <= {torch.float32}
-        and all(t.is_cpu for t in tensors)
-        and not wants_gradient(tensors)
     )
 
 

@@ -24,7 +24,12 @@ TENSORS = _OUTER + 2 * len(Direction._fields)  # as `BlockWeights.tensors` has t
 
 def outputs_of(weights: Sequence[Tensor]) -> int:
     """How many numbers a direction projects for each token, R + 2s, as the first block's weights say."""
-    return weights[_OUTER + 2].shape[0]
+    return _first_way(weights).projection.shape[0]
+
+
+def _first_way(weights: Sequence[Tensor]) -> Direction:
+    """The first direction of the first block."""
+    return Direction(*weights[_OUTER : _OUTER + len(Direction._fields)])
 
 
 class BlockForward(NamedTuple):
@@ -68,13 +73,8 @@ class _Parameters(NamedTuple):
 
     @classmethod
     def of(cls, weights: Sequence[Tensor]) -> _Parameters:
-        first = Direction(*weights[_OUTER : _OUTER + len(Direction._fields)])
-        (channels, _, taps), (_, rank), (_, state) = (
-            first.conv_weight.shape,
-            first.dt_weight.shape,
-            first.A_log.shape,
-        )
-        held = all_dense(weights)
+        way, held = _first_way(weights), all_dense(weights)
+        (channels, _, taps), rank, state = way.conv_weight.shape, way.dt_weight.shape[1], way.A_log.shape[1]
         return cls((channels, state, rank, taps), held, [t.data_ptr() for t in held])
 
     def of_block(self, number: int, p: int, p_b: int) -> tuple[int, ...]:
