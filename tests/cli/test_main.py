@@ -89,6 +89,8 @@ REFUSED = [
     (f"{RETRAIN} {MODEL} --removals [1,2] --output new", "the schedule has 2 entries for a model of 4 blocks"),
     (f"{RETRAIN} {MODEL} --r 4 --rank 0 --output new", "rank = 0 must be"),
     ("evaluate --model model --data photos --merge --r 9", "r = 9 after block 1 is too large"),
+    ("evaluate --model model --data photos --r 9", "--r says how to merge, and --merge is not given; add it, or"),
+    ("evaluate --model model --data photos --mode prune", "--mode says how to merge, and --merge is not given; add it"),
     ("benchmark --model model --r 9", "r = 9 after block 1 is too large"),
     ("benchmark --model model --r 4 --threads 99999", "threads = 99999 is more than the"),
     ("benchmark --model model --r 4 --speed-repeats 0", "speed_repeats = 0 measures nothing"),

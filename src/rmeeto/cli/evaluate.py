@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from rmeeto.cli.console import Screen, show
-from rmeeto.cli.options import with_options
+from rmeeto.cli.options import given, with_options
 from rmeeto.data.spec import DataSpec
+from rmeeto.errors import SettingsError
 from rmeeto.pipeline.specs import ModelSpec, ScheduleSpec
 from rmeeto.reduction.settings import Settings
 
@@ -29,12 +30,15 @@ def command(
     data: DataSpec,
     schedule: ScheduleSpec,
     settings: Settings,
+    context: typer.Context,
     merge: Annotated[bool, typer.Option("--merge", help="merge as --r and its neighbours say")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the record as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
     from rmeeto.pipeline.measuring import evaluate
 
+    if not merge and (idle := given(context, schedule, settings)):
+        raise SettingsError(f"{idle[0]} says how to merge, and --merge is not given; add it, or leave {idle[0]} out")
     record = evaluate(model, data, schedule=schedule if merge else None, settings=settings, watch=Screen())
     text = f"top-1 {record.top1:.2f}  top-5 {record.top5:.2f}  on {record.images} images in {record.seconds:.1f} s"
     show(text, record.to_dict(), as_json=as_json)

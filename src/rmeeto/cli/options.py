@@ -59,10 +59,11 @@ def with_options(
     return decorate
 
 
-def given(context: typer.Context, group: Any) -> bool:
-    """Whether somebody typed an option of a group, even one with the default's value."""
-    sources = (context.get_parameter_source(field.name) for field in dataclasses.fields(group))
-    return any(source is not None and source.name != "DEFAULT" for source in sources)
+def given(context: typer.Context, *groups: Any) -> list[str]:
+    """The options of some groups that somebody typed, even with the default's value."""
+    names = (field.name for group in groups for field in dataclasses.fields(group))
+    sources = ((name, context.get_parameter_source(name)) for name in names)
+    return [_flag(name) for name, source in sources if source is not None and source.name != "DEFAULT"]
 
 
 def help_of(group: type) -> dict[str, str]:
