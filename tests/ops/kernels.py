@@ -27,6 +27,9 @@ triton = pytest.mark.skipif(
     _triton.problem() is not None and not INTERPRETED,
     reason="no GPU for Triton here; test_triton.py runs some of these cases in the interpreter",
 )
+counted = pytest.mark.skipif(
+    native_info() is None and _triton.problem() is not None, reason="no kernels here, and references are not counted"
+)
 KERNELS = [pytest.param("native", marks=native), pytest.param("triton", marks=triton)]
 
 

@@ -13,7 +13,7 @@ from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import Direction, bimamba, instruction_sets, use_instruction_set
 from rmeeto.ops.bimamba.cost import bimamba_flops
 
-from .kernels import bear, by_threads, home, native, on_each
+from .kernels import bear, by_threads, counted, home, native, on_each
 
 TOLERANCE = 5e-6  # largest error over largest value (at least 1)
 
@@ -185,6 +185,7 @@ def test_it_compiles_as_one_graph(backend: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@counted
 def test_the_flop_counter_sees_it() -> None:
     tensors = [None if t is None else t.to("meta").requires_grad_() for t in make(2, 19, 12, 4, 3, 4)]
     once = bimamba_flops((2, 19, 12), 4, 3, 4)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmeeto.errors import ShapeError
 from rmeeto.ops import causal_conv, instruction_sets, use_instruction_set
 
-from .kernels import KERNELS, bear, by_threads, home, native, on_each
+from .kernels import KERNELS, bear, by_threads, counted, home, native, on_each
 
 TOLERANCE = 4e-6  # largest error over largest value (at least 1)
 
@@ -178,6 +178,7 @@ def test_opcheck_backward(backend: str) -> None:
     torch.library.opcheck(backward, (torch.ones_like(values[0]), *values, False, [True, True, False]))
 
 
+@counted
 def test_the_flop_counter_sees_it() -> None:
     values = [v.to("meta").requires_grad_() for v in make(2, 19, 12, 4)]
     with FlopCounterMode(display=False) as counter:

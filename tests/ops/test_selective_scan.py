@@ -15,7 +15,7 @@ from rmeeto.errors import ShapeError
 from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backend, use_instruction_set
 from rmeeto.ops.selective_scan.cost import scan_flops
 
-from .kernels import KERNELS, bear, by_threads, home, moved, native, on_each
+from .kernels import KERNELS, bear, by_threads, counted, home, moved, native, on_each
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
 OPTIONAL = ("D", "z", "delta_bias", "time")
@@ -322,6 +322,7 @@ def test_opcheck_backward(backend: str) -> None:
     torch.library.opcheck(backward, (torch.ones_like(y), states, *values, True, True, needs))
 
 
+@counted
 @pytest.mark.parametrize("gate", [True, False])
 def test_the_flop_counter_sees_it(gate: bool) -> None:
     values = make(2, 19, 12, 4, without=() if gate else ("z",))
