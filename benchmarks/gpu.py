@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --quick
 
 Every call ends when the GPU has finished. Weights are random, which speed does not depend on. Float32 is torch's
-default: no TF32 in matrix products. bf16 is autocast; the scan computes in float32 inside, as always. The scan has the
-size of a direction of vim_tiny (197 tokens, 384 channels, 16 states); its share of the bandwidth counts every input
-read once and every output written once, at the rate of a copy of a large tensor measured in the same run.
+default: no TF32 in matrix products. bf16 is autocast; the scan computes in float32 inside, as always. "As a graph" is
+the forward pass replayed as one CUDA graph (`rmeeto.evaluate.Replay`). The scan has the size of a direction of vim_tiny
+(197 tokens, 384 channels, 16 states); its share of the bandwidth counts every input read once and every output written
+once, at the rate of a copy of a large tensor measured in the same run.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from torch import Tensor, nn
 
 from models import DEIT, PUBLISHED, REMOVALS
 from rmeeto import Schedule, attach, create
+from rmeeto.evaluate import Replay
 from rmeeto.ops import selective_scan, use_backend
 from rmeeto.ops.selective_scan import selective_scan_reference
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TRITON = "rmeeto, Triton"
+AS_GRAPH = ", as a graph"
 REFERENCE_BATCH = 16  # of a training step on the reference ops: more does not fit
 
 
@@ -116,8 +119,9 @@ def _models(report: Report) -> None:
         for r in REMOVALS:
             models[f"vim, r = {r}"] = attach(copy.deepcopy(vim), Schedule.constant(r, vim.config.depth))
         for name, dtype in TYPES.items():
-            calls = {by: finished(forward_only(_cast(model.cuda(), dtype), images)) for by, model in models.items()}
-            timings = warm_turns(calls, options)
+            calls = {by: _cast(model.cuda(), dtype) for by, model in models.items()}
+            calls |= {f"{by}{AS_GRAPH}": Replay(call, images) for by, call in calls.items()}
+            timings = warm_turns({by: finished(forward_only(call, images)) for by, call in calls.items()}, options)
             report.keep(f"{size}, {name}", timings)
             rows += [
                 _row(f"{size}, {name}: {by}", by, size, timing, timings, options.batch)
@@ -128,8 +132,10 @@ def _models(report: Report) -> None:
 
 
 def _row(case: str, by: str, size: str, timing: Timing, timings: dict[str, Timing], batch: int) -> list[str]:
-    ratios = (f"{timing.times_as_fast_as(timings[peer]):.2f}x" for peer in ("deit", "vim"))
-    return [case, *timing.milliseconds(), f"{batch / timing.median:.0f}", *ratios, str(PUBLISHED.get((size, by), ""))]
+    way, plain = AS_GRAPH if by.endswith(AS_GRAPH) else "", by.removesuffix(AS_GRAPH)
+    ratios = (f"{timing.times_as_fast_as(timings[f'{peer}{way}']):.2f}x" for peer in ("deit", "vim"))
+    speed, published = f"{batch / timing.median:.0f}", str(PUBLISHED.get((size, plain), ""))
+    return [case, *timing.milliseconds(), speed, *ratios, published]
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

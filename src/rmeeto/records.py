@@ -111,6 +111,7 @@ class Speed(Record):
         low, high: 10th and 90th percentile.
         seconds: every repeat's wall time for one batch.
         batch, threads, warmup, device, dtype: the setting.
+        cuda_graph: whether the forward pass was replayed as one CUDA graph, without Python.
         peer: the model it was measured in turn with, and `ratio`: this one's speed over the peer's,
             the median of the ratios of neighbouring runs; `ratio_low`, `ratio_high` their 10th and 90th percentile.
     """
@@ -125,6 +126,7 @@ class Speed(Record):
     warmup: int
     device: str
     dtype: str
+    cuda_graph: bool = False
     peer: str | None = None
     ratio: float | None = None
     ratio_low: float | None = None

@@ -28,7 +28,7 @@ SCHEDULE = "every final phase r removals"
 SETTINGS = (
     "class_place feature matcher mode order proportional_attention rank seed shuffle similarity size_aware_scan split"
 )
-SPEED = "speed_batch speed_repeats speed_warmup threads"
+SPEED = "speed_batch speed_repeats speed_warmup threads cuda_graphs"
 RECIPE = (
     "accumulate batch_size betas cache_teacher clip_grad cutmix distill_weight drop_path ema_decay ema_warmup epochs "
     "eps lr lr_base lr_base_size min_lr mixup mixup_prob mixup_switch_prob patch_drop precision seed smoothing "

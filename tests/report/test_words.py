@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rmeeto.report.words import duration, figure, headline, points, times, verdict
+from rmeeto.report.words import duration, figure, headline, measured_on, points, times, verdict
 
 
 def _result(**changes: Any) -> dict[str, Any]:
@@ -62,6 +62,20 @@ def test_both_directions(changes: dict[str, Any], said: str, unsaid: str) -> Non
     text = verdict(_result(**changes))
     assert said in text
     assert unsaid not in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"device": "cpu", "threads": 2}, "2 threads"),
+        ({"threads": 1}, "1 thread"),
+        ({}, ""),
+        ({"device": "cuda:0", "threads": 16, "cuda_graph": True}, "cuda:0, each as one CUDA graph"),
+        ({"device": "cuda:0", "threads": 16}, "cuda:0, called from Python"),
+    ],
+)
+def test_where_speed_was_measured(setting: dict[str, Any], said: str) -> None:
+    assert measured_on(setting) == said
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto.report.table import Table, result_table
-from rmeeto.report.words import verdict
+from rmeeto.report.words import measured_on, verdict
 
 
 def result_text(result: Mapping[str, Any], output: Path) -> str:
     """A re-training: table, verdict, where things are."""
     setting = result["speed_setting"]
     how = (
-        f"images/s: median of {setting['repeats']} forward passes of batch {setting['batch']} on {setting['threads']} "
-        f"threads, the models in turn; GFLOPs: {result['conventions']['gflops']}; "
+        f"images/s: median of {setting['repeats']} forward passes of batch {setting['batch']} on "
+        f"{measured_on(setting)}, the models in turn; GFLOPs: {result['conventions']['gflops']}; "
         f"paper GFLOPs: {result['conventions']['gflops_paper']}"
     )
     where = f"The faster model, its records, pictures and report.html are in {output}"
@@ -47,7 +47,7 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     headers = (result["model"], "tokens left", "GFLOPs", "paper GFLOPs", "images/s", "speed", "10-90 %")
     speed = result["unmerged"]["speed"]
     how = (
-        f"batch {speed['batch']}, {speed['threads']} threads, {speed['dtype']}, {speed['device']}; "
+        f"batch {speed['batch']}, {measured_on(speed)}, {speed['dtype']}; "
         f"{speed['warmup']} warm-up and {len(speed['seconds'])} timed passes of each model, in turn"
     )
     errors = [f"{said}, {100 * result[name]['error']:.2f} %" for name, said in names.items() if "_" in name]

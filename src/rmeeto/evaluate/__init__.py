@@ -3,6 +3,7 @@
 from rmeeto.evaluate.accuracy import accuracy
 from rmeeto.evaluate.cost import counted_cost, published_cost
 from rmeeto.evaluate.environment import environment
+from rmeeto.evaluate.graphs import Replay
 from rmeeto.evaluate.speed import measure_speed
 
-__all__ = ["accuracy", "counted_cost", "environment", "measure_speed", "published_cost"]
+__all__ = ["Replay", "accuracy", "counted_cost", "environment", "measure_speed", "published_cost"]

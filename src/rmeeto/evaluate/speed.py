@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.errors import SettingsError
+from rmeeto.evaluate.graphs import Replay
 from rmeeto.evaluate.mode import evaluating, on_threads
 from rmeeto.records import Speed
 
@@ -56,7 +57,7 @@ def measure_speed(
                 seconds[name].append(_time(model, example))
             if progress is not None:
                 progress(done + 1, repeats)
-        return _records(seconds, example, warmup)
+        return _records(models, seconds, example, warmup)
 
 
 def _time(model: Model, example: Tensor) -> float:
@@ -74,7 +75,9 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _records(seconds: Mapping[str, Sequence[float]], example: Tensor, warmup: int) -> dict[str, Speed]:
+def _records(
+    models: Mapping[str, Model], seconds: Mapping[str, Sequence[float]], example: Tensor, warmup: int
+) -> dict[str, Speed]:
     peer = next(iter(seconds))
     peer_seconds = np.array(seconds[peer])
     records = {}
@@ -91,6 +94,7 @@ def _records(seconds: Mapping[str, Sequence[float]], example: Tensor, warmup: in
             warmup=warmup,
             device=str(example.device),
             dtype=str(example.dtype).removeprefix("torch."),
+            cuda_graph=isinstance(models[name], Replay),
             peer=None if name == peer else peer,
             ratio_low=ratios[0],
             ratio=ratios[1],

@@ -18,13 +18,13 @@ def to_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Give a model's weights a dtype, in place, for inference.
 
     Args:
-        model: a Vision Mamba on the CPU, merged or not.
+        model: a Vision Mamba, merged or not; for torch.int8 on the CPU.
         dtype: a floating-point type, see `cast_weights`: images must then have it, too. Or torch.int8: the weights of
             in_proj, out_proj and head become 8-bit integers, and their inputs in each call (torch's dynamic
             quantisation); images stay float32, and the model can be neither trained nor saved any more.
 
     Raises:
-        SettingsError: another type, or this torch or machine has no 8-bit products.
+        SettingsError: another type, 8 bits anywhere but on a CPU, or this torch or machine has no 8-bit products.
     """
     return _quantised(model) if dtype is torch.int8 else cast_weights(model, dtype)
 
@@ -34,6 +34,8 @@ def _quantised(model: nn.Module) -> nn.Module:
     chosen = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
     if any(layer.weight.dtype is not torch.float32 for layer in chosen.values()):
         raise SettingsError("int8 is made of float32 weights and this model has others; cast it to torch.float32 first")
+    if elsewhere := sorted({str(layer.weight.device) for layer in chosen.values()} - {"cpu"}):
+        raise SettingsError(f"int8 is computed on CPUs and this model is on {elsewhere[0]}; move it, or use bfloat16")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch tells of its successor, another package

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rmeeto.data import Augment, Data
 from rmeeto.errors import SettingsError
-from rmeeto.evaluate import counted_cost, measure_speed, published_cost
+from rmeeto.evaluate import Replay, counted_cost, measure_speed, published_cost
 from rmeeto.models import Vim
 from rmeeto.pipeline.opening import device_of
 from rmeeto.pipeline.specs import SpeedSpec
@@ -89,9 +89,11 @@ def speeds_of(models: Mapping[str, Any], spec: SpeedSpec, watch: Watch) -> dict[
     config = model.config
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(spec.speed_batch, *config.input_shape, generator=generator).to(device_of(model))
+    if example.is_cuda and spec.cuda_graphs:
+        models = {name: Replay(each, example) for name, each in models.items()}
     with watch.counting("measuring speed", spec.speed_repeats) as advance:
         return measure_speed(
-            dict(models),
+            models,
             example,
             warmup=spec.speed_warmup,
             repeats=spec.speed_repeats,

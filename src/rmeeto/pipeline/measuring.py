@@ -125,6 +125,7 @@ def _in_numbers(model: Vim, precision: PrecisionSpec) -> Callable[[Tensor], Tens
 
 def _error(run: Callable[[Tensor], Tensor], model: Vim) -> float:
     images = torch.randn(4, *model.config.input_shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(device_of(model))
     with evaluating(model):
         wanted = model(images)
         return float((run(images) - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())

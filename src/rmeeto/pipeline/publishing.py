@@ -15,7 +15,7 @@ from rmeeto.hub.card import base_of, model_card
 from rmeeto.pipeline.retraining import RESULT
 from rmeeto.records import read_json
 from rmeeto.report.table import result_table
-from rmeeto.report.words import verdict
+from rmeeto.report.words import measured_on, verdict
 
 CARD = "README.md"
 
@@ -87,7 +87,7 @@ def _measured(bundle: Bundle, result: Path | None) -> str | None:
         setting, conventions = values["speed_setting"], values["conventions"]
         how = (
             f"images/s: median of {setting['repeats']} forward passes of batch {setting['batch']} on "
-            f"{setting['threads']} threads ({setting['device']}, {setting['dtype']}), the models in turn. GFLOPs: "
+            f"{measured_on(setting)} ({setting['dtype']}), the models in turn. GFLOPs: "
             f"{conventions['gflops']}; paper GFLOPs: {conventions['gflops_paper']}."
         )
         return f"{result_table(values).to_markdown()}\n\n{verdict(values)}\n\n{how}"

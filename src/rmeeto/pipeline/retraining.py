@@ -168,6 +168,7 @@ def _result(
             "repeats": len(speed.seconds),
             "device": speed.device,
             "dtype": speed.dtype,
+            "cuda_graph": speed.cuda_graph,
         },
         "environment": environment(),
     }

@@ -121,12 +121,15 @@ class SpeedSpec:
         speed_repeats: timed forward passes of each model, the models in turn.
         speed_warmup: forward passes of each model before any is timed.
         threads: CPU threads; none means all that torch uses.
+        cuda_graphs: on a GPU replay each forward pass as one CUDA graph, as somebody would who deploys it; without it
+            small models wait for Python there.
     """
 
     speed_batch: int = 16
     speed_repeats: int = 30
     speed_warmup: int = 5
     threads: int | None = None
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("speed_batch", "speed_repeats"):

@@ -214,13 +214,13 @@ def _picture(picture: Picture) -> str:
 
 def _method(result: Mapping[str, Any]) -> str:
     setting = mapping(result.get("speed_setting"))
-    threads = number(setting, "threads")
+    place = words.measured_on(setting)
     told = [_certainty(result)]
     if {"batch", "repeats", "warmup"} <= setting.keys():
         told.append(
             f"Images per second is the median of {setting['repeats']} timed forward passes of "
             f"{setting['batch']} images, after {setting['warmup']} untimed ones to warm up"
-            + (f", on {words.counted(threads, 'thread')}" if threads else "")
+            + (f", on {place}" if place else "")
             + ". The models took turns within one run. The speed-up is the median ratio of neighbouring passes of the "
             "final and the un-merged model, with its 10th and 90th percentile: machine and moment change both alike."
         )

@@ -99,6 +99,14 @@ def counted(count: float, thing: str) -> str:
     return f"{count:,.0f} {thing}{'' if count == 1 else 's'}"
 
 
+def measured_on(setting: Mapping[str, Any]) -> str:
+    """Where speed was measured: "2 threads", "cuda:0, each as one CUDA graph"; "" where nothing tells."""
+    device, threads = str(setting.get("device") or "cpu"), number(setting, "threads")
+    if device.startswith("cpu"):
+        return counted(threads, "thread") if threads else ""
+    return f"{device}, each as one CUDA graph" if setting.get("cuda_graph") else f"{device}, called from Python"
+
+
 def figure(value: float | None, digits: int = 1) -> str:
     """A number for a table; a dash for one that was not measured."""
     return "–" if value is None else f"{value:,.{digits}f}"  # noqa: RUF001
