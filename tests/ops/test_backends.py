@@ -55,6 +55,16 @@ def test_a_missing_library_warns_once_per_op() -> None:
 
 
 @pytest.mark.usefixtures("missing")
+def test_a_missing_library_warns_in_a_graph_too() -> None:
+    torch._dynamo.reset()
+    x, weight = torch.arange(6.0).view(1, 2, 3), torch.ones(3, 4)
+    compiled = torch.compile(causal_conv, backend="eager", fullgraph=True)
+    with pytest.warns(SlowPathWarning, match="causal_conv runs its slow reference"):
+        found = compiled(x, weight)
+    assert torch.equal(found, causal_conv(x, weight))
+
+
+@pytest.mark.usefixtures("missing")
 def test_a_missing_library_is_reported_and_native_is_refused() -> None:
     with pytest.raises(BackendError, match="has no native kernel here") as caught:
         scan(backend="native")

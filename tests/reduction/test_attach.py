@@ -11,6 +11,7 @@ from torch import nn
 
 import rmeeto.reduction
 from rmeeto.errors import ScheduleError, SettingsError
+from rmeeto.ops import use_backend
 from rmeeto.reduction import Settings, attach, attached, detach, detached
 from rmeeto.reduction.matchers import MATCHERS
 from rmeeto.schedule import Schedule
@@ -130,6 +131,12 @@ def test_exports_as_one_graph_for_any_batch(settings):
         exported = torch.export.export(model, (X,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},)).module()
         for images in (X, torch.cat((X, -X))):
             torch.testing.assert_close(exported(images), model(images))
+
+
+def test_references_are_a_graph_too():
+    with use_backend("reference"):
+        test_exports_as_one_graph_for_any_batch(Settings())
+        test_compiles_without_a_break(Settings())
 
 
 @pytest.mark.parametrize("settings", WAYS)

@@ -191,3 +191,7 @@ def _warn_once(op: str, why: str, cure: str) -> None:
     _warned.add(op)
     text = f"{op} runs its slow reference: {why}; cure: {cure}"
     warnings.warn(text, SlowPathWarning, stacklevel=4)
+
+
+# As in _library.py: torch.compile says it while it traces, for a graph cannot.
+_warn_once._dynamo_marked_constant = True  # type: ignore[attr-defined]

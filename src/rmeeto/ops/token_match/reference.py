@@ -13,7 +13,8 @@ from rmeeto._shapes import Float, Int
 from rmeeto.ops.token_plan.reference import patch_rows
 from rmeeto.tokens import at_rows
 
-# Similarities that are held at a time, of the whole batch: memory grows linearly with the tokens beyond.
+# Similarities that are held at a time, of the whole batch (in a graph of each image): memory grows linearly with the
+# tokens beyond.
 AT_ONCE = 1 << 24
 
 
@@ -50,7 +51,8 @@ def token_match_reference(
     rows = patch_rows(places, values.shape[1]) if rows is None else rows
     patches = normalised(at_rows(values, rows))
     sources, destinations = patches[:, first::2], patches[:, 1 - first :: 2]
-    block = max(1, AT_ONCE // max(1, destinations.shape[0] * destinations.shape[1]))
+    images = 1 if torch.compiler.is_compiling() else destinations.shape[0]  # a graph is of any number of images
+    block = max(1, AT_ONCE // max(1, images * destinations.shape[1]))
     found = [best_of(scores(part, destinations, similarity), rank) for part in sources.split(block, dim=1)]
     best, chosen = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     # A stable order: equal similarities leave by sequence on every device.
@@ -102,6 +104,12 @@ def scores(
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Full precision: a match must not depend on how the blocks are run."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if _has_autocast(device.type) else nullcontext()
+
+
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+# As in _library.py: torch.compile asks once and keeps the answer.
+_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
