@@ -28,7 +28,10 @@ from rmeeto.retrain.run_spec import Parallel
 from .conftest import NANO, RESUMING, retrain
 
 # Python 3.12 warns that a process with torch's threads is forked; the workers use none of them.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a forked process cannot use the GPU that these would take"),
+]
 
 # All that could differ between processes: images that appear several times, pairs that are mixed, micro-batches,
 # an average, dropped paths.

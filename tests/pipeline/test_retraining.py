@@ -115,6 +115,7 @@ def test_merging_alone_is_what_evaluate_merges(
     assert pipeline.evaluate(spec, photos, schedule=SCHEDULE).top1 == faster[1]["merged"]["top1"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch's gradients on a GPU are not the same to the last bit")
 @pytest.mark.usefixtures("_without_charts")
 def test_a_resumed_run_is_the_run(
     faster: tuple[Path, dict[str, Any]], trained: Path, photos: DataSpec, tmp_path: Path
