@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from rmeeto import Schedule, attach, create
+from rmeeto import Schedule, Settings, attach, create
 from rmeeto.errors import SettingsError, ShapeError
 from rmeeto.evaluate import Replay, measure_speed
 from rmeeto.models import Vim
+from rmeeto.reduction.matchers import MATCHERS
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU has CUDA graphs")
 
 
-def merged_model() -> Vim:
+def merged_model(settings: Settings | None = None) -> Vim:
     torch.manual_seed(0)
     model = create("vim_nano", depth=4, img_size=16, num_classes=5).cuda()
-    return attach(model, Schedule.constant(8, 4))
+    return attach(model, Schedule.constant(8, 4), settings or Settings())
 
 
 def some_images(count: int = 3, seed: int = 0) -> Tensor:
@@ -37,6 +38,15 @@ def test_it_says_what_the_model_says_of_any_images(dtype: torch.dtype | None) ->
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2 if dtype else 1e-5)
     assert not torch.equal(*found)
+
+
+@gpu
+@pytest.mark.parametrize("settings", [Settings(shuffle=0.5), *(Settings(matcher=matcher) for matcher in MATCHERS)])
+def test_every_way_to_merge_can_be_recorded(settings: Settings) -> None:
+    model = merged_model(settings).eval()
+    replay = Replay(model, some_images())
+    with torch.inference_mode():
+        torch.testing.assert_close(replay(some_images(seed=1)), model(some_images(seed=1)), rtol=1e-4, atol=1e-5)
 
 
 @gpu

@@ -15,7 +15,7 @@ from rmeeto import pipeline
 from rmeeto.cli.texts import benchmark_text
 from rmeeto.data import DataSpec
 from rmeeto.errors import DataError, ScheduleError, SettingsError
-from rmeeto.pipeline import ModelSpec, PrecisionSpec, ScheduleSpec
+from rmeeto.pipeline import ModelSpec, PrecisionSpec, ScheduleSpec, evidence
 from rmeeto.pipeline.watch import Unwatched
 from rmeeto.records import Speed
 from rmeeto.reduction import Settings
@@ -84,6 +84,31 @@ def test_benchmark_of_random_weights_tells_how_far_it_is() -> None:
     found = pipeline.benchmark(NANO, SPEED, schedule=SCHEDULE, watch=Counting())
     assert totals == [("measuring speed", 2)]
     assert found["model"] == "vim_nano"
+
+
+@pytest.mark.parametrize("problem", [None, "operation not permitted when stream is capturing\nmore of it"])
+def test_models_that_cannot_be_recorded_are_called(monkeypatch: pytest.MonkeyPatch, problem: str | None) -> None:
+    told = []
+
+    class Telling(Unwatched):
+        def stage(self, line: str) -> None:
+            told.append(line)
+
+    def record(model: Any, _example: torch.Tensor) -> Any:
+        if problem is not None and model == "second":
+            raise RuntimeError(problem)
+        return f"graph of {model}"
+
+    monkeypatch.setattr(evidence, "Replay", record)
+    models = {"a": "first", "b": "second"}
+    found = evidence.recorded(models, torch.zeros(1), Telling())
+    if problem is None:
+        assert (found, told) == ({"a": "graph of first", "b": "graph of second"}, [])
+    else:
+        assert found is models
+        assert told == [
+            "measuring calls from Python, for there is no CUDA graph: operation not permitted when stream is capturing"
+        ]
 
 
 def test_measurements_that_cannot_be(trained: Path) -> None:

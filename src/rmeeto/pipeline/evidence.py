@@ -90,7 +90,7 @@ def speeds_of(models: Mapping[str, Any], spec: SpeedSpec, watch: Watch) -> dict[
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(spec.speed_batch, *config.input_shape, generator=generator).to(device_of(model))
     if example.is_cuda and spec.cuda_graphs:
-        models = {name: Replay(each, example) for name, each in models.items()}
+        models = recorded(models, example, watch)
     with watch.counting("measuring speed", spec.speed_repeats) as advance:
         return measure_speed(
             models,
@@ -100,6 +100,15 @@ def speeds_of(models: Mapping[str, Any], spec: SpeedSpec, watch: Watch) -> dict[
             threads=spec.threads,
             progress=lambda done, _total: advance(done),
         )
+
+
+def recorded(models: Mapping[str, Any], example: Tensor, watch: Watch) -> Mapping[str, Any]:
+    """Each model as a CUDA graph; all as they are, which is told, where one cannot be recorded or memory ends."""
+    try:
+        return {name: Replay(each, example) for name, each in models.items()}
+    except RuntimeError as error:
+        watch.stage(f"measuring calls from Python, for there is no CUDA graph: {str(error).splitlines()[0]}")
+        return models
 
 
 def row_of(model: Vim, accuracy: Accuracy, speed: Speed) -> dict[str, Any]:

@@ -51,6 +51,6 @@ def new_map(sight: Sight, plan: Plan, *, order: Order, class_place: ClassPlace, 
 def shuffled_map(places: Int[Tensor, "b k"], tokens: int, draws: Draws) -> TokenMap:
     """The map under which all but the tokens at (b, k) places change places among themselves, alike in each image."""
     rows = patch_rows(places, tokens)
-    permutation = draws.permutation(rows.shape[1]).to(rows.device)
+    permutation = draws.permutation(rows.shape[1], rows.device)
     same = torch.arange(tokens, device=rows.device).expand(rows.shape[0], -1)
     return TokenMap(same.scatter(1, rows, rows[:, permutation]), tokens)

@@ -52,10 +52,10 @@ class Planner(nn.Module):
         moved = round(self.settings.shuffle * rows.shape[1])
         if moved < 2:
             return rows
-        subset = drawing(self.settings.seed, self.block, "subset").permutation(rows.shape[1])[:moved].sort().values
-        among = drawing(self.settings.seed, self.block, "shuffle").permutation(moved)
-        permutation = torch.arange(rows.shape[1]).scatter(0, subset, subset[among])
-        return rows.index_select(1, permutation.to(rows.device))
+        count, here, seed = rows.shape[1], rows.device, self.settings.seed
+        subset = drawing(seed, self.block, "subset").permutation(count, here)[:moved].sort().values
+        among = drawing(seed, self.block, "shuffle").permutation(moved, here)
+        return rows.index_select(1, torch.arange(count, device=here).scatter(0, subset, subset[among]))
 
 
 class Reducer(nn.Module):

@@ -12,7 +12,7 @@ from rmeeto.reduction.plan import Plan, Sight
 def plan(sight: Sight, r: int) -> Plan:
     """r patch tokens drawn without replacement join tokens drawn from the others with replacement."""
     (batch, patches), draws = sight.rows.shape, sight.draw("random")
-    drawn = draws.permutation(patches)
-    joined = drawn[r:][draws.integers(patches - r, r)]
-    leaving, joined, heads = (part.to(sight.rows.device).expand(batch, -1) for part in (drawn[:r], joined, drawn[r:]))
+    drawn = draws.permutation(patches, sight.rows.device)
+    joined = drawn[r:][draws.integers(patches - r, r, sight.rows.device)]
+    leaving, joined, heads = (part.expand(batch, -1) for part in (drawn[:r], joined, drawn[r:]))
     return Plan(leaving, joined, heads)
