@@ -74,7 +74,8 @@ inline void fetch_ahead(const Walk<const float> &rows, int64_t first, int64_t to
 
 // G tokens of raw[t] = bias + W dt[t], in step; W is transposed.
 template <int G>
-RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias, V *raw) {
+RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias, V *raw,
+                             V *delta) {
     V sums[G];
     const float *rows[G];
     RMEETO_UNROLL
@@ -88,19 +89,19 @@ RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_
         for (int i = 0; i < G; ++i) sums[i] += weight * rows[i][r];
     }
     RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) raw[i] = sums[i];
+    for (int i = 0; i < G; ++i) raw[i] = delta[i] = sums[i];
 }
 
 inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
-                       const V *W, V *raw) {
+                       const V *W, ScanInputs &in) {
     const int64_t count = c.channels - channel;
     const V bias = c.bias ? load(c.bias + channel, count) : V{};
     int64_t t = 0;
     if (c.rank) {
-        for (; t + 8 <= length; t += 8) project_dt<8>(w.delta, first + t, c.rank, W, bias, raw + t);
-        for (; t < length; ++t) project_dt<1>(w.delta, first + t, c.rank, W, bias, raw + t);
+        for (; t + 8 <= length; t += 8) project_dt<8>(w.delta, first + t, c.rank, W, bias, in.raw + t, in.delta + t);
+        for (; t < length; ++t) project_dt<1>(w.delta, first + t, c.rank, W, bias, in.raw + t, in.delta + t);
     } else {
-        for (; t < length; ++t) raw[t] = load(w.delta.at(first + t) + channel, count) + bias;
+        for (; t < length; ++t) in.raw[t] = in.delta[t] = load(w.delta.at(first + t) + channel, count) + bias;
     }
 }
 
@@ -108,8 +109,7 @@ inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first,
 inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
                         const V *W, V largest, ScanInputs &in) {
     const int64_t count = c.channels - channel;
-    read_delta(c, w, first, length, channel, W, in.raw);
-    for (int64_t t = 0; t < length; ++t) in.delta[t] = in.raw[t];
+    read_delta(c, w, first, length, channel, W, in);
     if (c.softplus) {
         for (int64_t t = length; t % kInStep; ++t) in.delta[t] = V{};
         apply<softpluses<kInStep>>(in.delta, length);

@@ -179,7 +179,13 @@ inline void write_token_sums(const Walk<float> &out, int64_t first, int64_t leng
     if (!out.data) return;
     float *flat = reinterpret_cast<float *>(sums);
     lane_sums(sums, length * width, flat);
-    for (int64_t t = 0; t < length; ++t) memcpy(out.at(first + t), flat + t * width, width * sizeof(float));
+    for (int64_t t = 0; t < length; ++t) {
+        float *to = out.at(first + t);
+        const float *from = flat + t * width;
+        int64_t j = 0;  // no memcpy: rows are short, and were written a moment ago
+        for (; j + kLanes <= width; j += kLanes) store(to + j, load(from + j));
+        for (; j < width; ++j) to[j] = from[j];
+    }
 }
 
 inline void backward_task(const ScanBackward &call, const Parameters &own, const Partials &p, int64_t batch,
@@ -212,6 +218,10 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
             const V *const A = own.A + v * (state + 1);
             prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, A[state], b);
             const float *start = kept_states(call.states, batch, chunks, chunk, state, e, channel);
+            if (chunk) {  // the states of the chunk that comes next, each in a row of its own
+                const float *next = kept_states(call.states, batch, chunks, chunk - 1, state, e, channel);
+                for (int64_t k = 0; k < state; ++k) __builtin_prefetch(next + k * p.padded);
+            }
             const Tile tile{first, length, state, v, A, start, p.padded};
             const bool gated = o.dz.data != nullptr;
             if (b.in.near)
