@@ -6,6 +6,7 @@ namespace {
 
 constexpr int64_t kConvTokens = 32;     // tokens of one forward task
 constexpr int64_t kConvChannels = 32;   // channels of one backward task
+constexpr int64_t kConvAhead = 16;      // tokens that a backward task asks for before their turn
 constexpr int64_t kMaxTaps = 8;
 
 // weight (channels, taps) as [channel block][taps][lanes], newest token first; the last row holds the bias.
@@ -106,6 +107,9 @@ RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, in
         }
         gradient[0] = V{};
         if (l < c.tokens) {
+            const int64_t ahead = smaller(l + kConvAhead, c.tokens - 1);
+            __builtin_prefetch(x.at(ahead) + channel);
+            __builtin_prefetch(dy.at(ahead) + channel);
             seen[0] = load(x.at(l) + channel, count);
             V sum = w[K];
             RMEETO_UNROLL

@@ -11,6 +11,8 @@ using namespace rmeeto;
 constexpr int64_t kSummed = 128;  // tokens whose products are added up in registers; fixed, so that sums never depend on
                                   // the threads
 
+constexpr int64_t kAhead = 32;  // tokens: rows lie too far apart for the processor to guess the next one
+
 struct Tokens {
     const float *data;
     int64_t stride, columns;
@@ -46,11 +48,13 @@ struct Outer {
     int64_t first(int64_t panel) const { return panel * vectors / panels; }
 };
 
-// Lay out `count` tokens of a panel; lanes behind the last column are zero.
-inline void lay_out(const Tokens &t, int64_t token, int64_t count, int64_t column, int64_t wide, float *out) {
+// Lay out `count` tokens of a panel, none of them behind `last`; lanes behind the last column are zero.
+inline void lay_out(const Tokens &t, int64_t token, int64_t count, int64_t column, int64_t wide, int64_t last,
+                    float *out) {
     for (int64_t i = 0; i < count; ++i)
         for (int64_t n = 0; n < wide; ++n, out += kLanes) {
             const int64_t at = column + n * kLanes;
+            __builtin_prefetch(t.data + smaller(token + i + kAhead, last) * t.stride + at);
             store(out, load(t.data + (token + i) * t.stride + at, t.columns - at));
         }
 }
@@ -62,7 +66,7 @@ inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out,
     memset(sums, 0, rows * row * sizeof(float));
     for (int64_t token = 0; token < o.tokens; token += kSummed) {
         const int64_t count = smaller(kSummed, o.tokens - token);
-        lay_out(o.across, token, count, column, wide, laid);
+        lay_out(o.across, token, count, column, wide, o.tokens - 1, laid);
         const Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
         against_panel(at, rows, count, laid, wide, 0, [] {}, [&](int64_t i, int64_t c, V made) {
             float *sum = sums + i * row + c;
