@@ -107,7 +107,8 @@ def recorded(models: Mapping[str, Any], example: Tensor, watch: Watch) -> Mappin
     try:
         return {name: Replay(each, example) for name, each in models.items()}
     except RuntimeError as error:
-        watch.stage(f"measuring calls from Python, for there is no CUDA graph: {str(error).splitlines()[0]}")
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        watch.stage(f"measuring calls from Python, for there is no CUDA graph: {why}")
         return models
 
 
