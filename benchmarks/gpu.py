@@ -132,7 +132,7 @@ def _models(report: Report) -> None:
 
 
 def _row(case: str, by: str, size: str, timing: Timing, timings: dict[str, Timing], batch: int) -> list[str]:
-    way, plain = AS_GRAPH if by.endswith(AS_GRAPH) else "", by.removesuffix(AS_GRAPH)
+    plain, way, _ = by.partition(AS_GRAPH)
     ratios = (f"{timing.times_as_fast_as(timings[f'{peer}{way}']):.2f}x" for peer in ("deit", "vim"))
     speed, published = f"{batch / timing.median:.0f}", str(PUBLISHED.get((size, plain), ""))
     return [case, *timing.milliseconds(), speed, *ratios, published]
