@@ -1,6 +1,6 @@
-// Whole blocks in one go, without gradients: norm, projection, convolution, scan, gate, projection, sum. What lies
-// between is of one image at a time, or of several with few tokens, and stays in the caches; nothing but the results is
-// written for all images.
+// Whole blocks in one go: norm, projection, convolution, scan, gate, projection, sum. What lies between is of one image at
+// a time, or of several with few tokens, and stays in the caches; nothing but the results is written for all images, and
+// for gradients the states at the start of every chunk.
 #pragma once
 #include "conv.h"
 #include "merge.h"
@@ -122,6 +122,42 @@ struct BlockThread {
     }
 };
 
+// A = -exp(A_log) of the numbers [begin, end).
+inline void rates(const float *A_log, int64_t begin, int64_t end, float *A) {
+    for (int64_t i = begin; i < end; i += kInStep * kLanes) {
+        V v[kInStep];
+        for (int64_t k = 0; k < kInStep; ++k)
+            v[k] = i + k * kLanes < end ? load(A_log + i + k * kLanes, end - i - k * kLanes) : V{};
+        exps<kInStep>(v);
+        for (int64_t k = 0; k < kInStep && i + k * kLanes < end; ++k)
+            store(A + i + k * kLanes, -v[k], end - i - k * kLanes);
+    }
+}
+
+// What the scans of all images have in common.
+inline ScanInputsOf scan_inputs(const BlockForward &b, int64_t way, const float *A) {
+    const BlockDirection &d = b.ways[way];
+    ScanInputsOf in = {};
+    in.batch = in.threads = 1;
+    in.tokens = b.tokens;
+    in.channels = b.channels;
+    in.state = b.state;
+    in.rank = b.rank;
+    in.softplus = 1;
+    in.reverse = in.accumulate = way;
+    in.scale = b.scale;
+    in.A = A;
+    in.D = d.D;
+    in.bias = d.dt_bias;
+    in.W = d.dt_weight;
+    return in;
+}
+
+// Floats of the states that a scan of one image keeps.
+inline int64_t kept_floats(const BlockForward &b) {
+    return ceil_div(b.tokens, kChunk) * b.state * ceil_div(b.channels, kChannelPad) * kChannelPad;
+}
+
 // Everything of a call that is the same for all images.
 struct BlockShared {
     const BlockForward &b;
@@ -152,20 +188,8 @@ struct BlockShared {
 
     // One direction's scan, of no image yet.
     ScanForward scan(int64_t way) const {
-        const BlockDirection &d = b.ways[way];
         ScanForward call = {};
-        call.in.batch = call.in.threads = 1;
-        call.in.tokens = b.tokens;
-        call.in.channels = b.channels;
-        call.in.state = b.state;
-        call.in.rank = b.rank;
-        call.in.softplus = 1;
-        call.in.reverse = call.in.accumulate = way;
-        call.in.scale = b.scale;
-        call.in.A = A[way];
-        call.in.D = d.D;
-        call.in.bias = d.dt_bias;
-        call.in.W = d.dt_weight;
+        call.in = scan_inputs(b, way, A[way]);
         return call;
     }
 
@@ -180,19 +204,6 @@ struct BlockShared {
         for (const Panels *panels : all) {
             if (piece < panels->count) return panels->pack(piece, panels->place(piece));
             piece -= panels->count;
-        }
-    }
-
-    // A = -exp(A_log) of a group of channels.
-    void rates(int64_t way, int64_t begin, int64_t end) const {
-        const int64_t last = end * b.state;
-        for (int64_t i = begin * b.state; i < last; i += kInStep * kLanes) {
-            V v[kInStep];
-            for (int64_t k = 0; k < kInStep; ++k)
-                v[k] = i + k * kLanes < last ? load(b.ways[way].A_log + i + k * kLanes, last - i - k * kLanes) : V{};
-            exps<kInStep>(v);
-            for (int64_t k = 0; k < kInStep && i + k * kLanes < last; ++k)
-                store(A[way] + i + k * kLanes, -v[k], last - i - k * kLanes);
         }
     }
 
@@ -248,6 +259,7 @@ struct BlockShared {
                 if (way) call.in.z = {t.xz + row * t.wide + b.channels, 0, t.wide};
                 if (b.time.data) call.in.time = {b.time.data + image * b.time.batch_stride, 0, b.time.token_stride};
                 call.y = {t.xz + row * t.wide, 0, t.wide};
+                if (float *kept = b.ways[way].states) call.states = kept + image * kept_floats(b);
                 forward_task(call, 0, group * kForwardGroup, parameters.of(way, group), h);
             }
     }
@@ -309,7 +321,8 @@ struct BlockTasks {
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
             const int64_t begin = piece % groups * kForwardGroup;
-            shared.rates(piece / groups, begin, smaller(channels, begin + kForwardGroup));
+            const int64_t way = piece / groups, state = shared.b.state;
+            rates(shared.b.ways[way].A_log, begin * state, smaller(channels, begin + kForwardGroup) * state, shared.A[way]);
             parameters.prepare(piece);
         }
     }

@@ -20,28 +20,54 @@ inline void arrange_weight(const float *weight, const float *bias, int64_t chann
     }
 }
 
+// G vectors of channels of token l in step, all taps there: a vector by itself would wait for each step of its exponential.
+template <int K, int G>
+RMEETO_INLINE void conv_vectors(const Walk<const float> &x, const Walk<float> &y, int64_t l, int64_t channel,
+                                const V *weight) {
+    V sums[G], gates[G];
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) sums[i] = weight[i * (K + 1) + K];
+    RMEETO_UNROLL
+    for (int j = 0; j < K; ++j) {
+        const float *row = x.at(l - j) + channel;
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) sums[i] += weight[i * (K + 1) + j] * load(row + i * kLanes);
+    }
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) gates[i] = sums[i];
+    sigmoids<G>(gates);
+    RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) store(y.at(l) + channel + i * kLanes, sums[i] * gates[i]);
+}
+
+// One vector of channels, of which some are no more; or of a token so early that taps are missing: each counts as zero, and
+// zero times infinity is NaN, as in the reference.
+template <int K>
+inline void conv_part(const Walk<const float> &x, const Walk<float> &y, int64_t l, int64_t channel, int64_t count,
+                      const V *weight) {
+    const int64_t taps = smaller(K, l + 1);
+    V sum = weight[K];
+    for (int64_t j = 0; j < K; ++j) sum += weight[j] * (j < taps ? load(x.at(l - j) + channel, count) : V{});
+    V gate = sum;
+    sigmoids<1>(&gate);
+    store(y.at(l) + channel, sum * gate, count);
+}
+
 // Tokens [begin, end) in the order of the convolution.
 template <int K>
 void conv_forward_task(const ConvForward &c, int64_t batch, int64_t begin, int64_t end, const V *weight) {
+    constexpr int G = kInStep;
     const Walk<const float> x(c.x, batch, c.tokens, c.reverse);
     const Walk<float> y(c.y, batch, c.tokens, c.reverse);
     for (int64_t l = begin; l < end; ++l) {
         const V *w = weight;
-        const int64_t taps = smaller(K, l + 1);
-        for (int64_t channel = 0; channel < c.channels; channel += kLanes, w += K + 1) {
-            const int64_t count = c.channels - channel;
-            V sum = w[K];
-            if (taps == K && count >= kLanes) {
-                RMEETO_UNROLL
-                for (int j = 0; j < K; ++j) sum += w[j] * load(x.at(l - j) + channel);
-            } else {
-                // a missing token counts as zero, and zero times infinity is NaN, as in the reference
-                for (int64_t j = 0; j < K; ++j) sum += w[j] * (j < taps ? load(x.at(l - j) + channel, count) : V{});
-            }
-            V gate = sum;
-            sigmoids<1>(&gate);
-            store(y.at(l) + channel, sum * gate, count);
-        }
+        int64_t channel = 0;
+        for (; l + 1 >= K && channel + G * kLanes <= c.channels; channel += G * kLanes, w += G * (K + 1))
+            conv_vectors<K, G>(x, y, l, channel, w);
+        for (; l + 1 >= K && channel + kLanes <= c.channels; channel += kLanes, w += K + 1)
+            conv_vectors<K, 1>(x, y, l, channel, w);
+        for (; channel < c.channels; channel += kLanes, w += K + 1)
+            conv_part<K>(x, y, l, channel, c.channels - channel, w);
     }
 }
 
@@ -134,6 +160,21 @@ RMEETO_INLINE void conv_backward_vector(const ConvBackward &c, int64_t batch, in
     for (int j = 0; j <= K; ++j) sums[j] = total[j];
 }
 
+// The gradients of one batch row; adds to sums, laid out as `arrange_weight` does.
+template <int K>
+void conv_backward_row(const ConvBackward &c, int64_t batch, const V *weight, V *sums) {
+    for (int64_t channel = 0; channel < c.channels; channel += kLanes, weight += K + 1, sums += K + 1) {
+        V own[K + 1];
+        conv_backward_vector<K>(c, batch, channel, weight, own);
+        for (int j = 0; j <= K; ++j) sums[j] += own[j];
+    }
+}
+
+template <int K>
+struct ConvBackwardRow {
+    static constexpr auto run = conv_backward_row<K>;
+};
+
 template <int K>
 inline void conv_add_sums(const ConvBackward &c, const V *sums, int64_t blocks) {
     const float *lanes = reinterpret_cast<const float *>(sums);
@@ -146,6 +187,11 @@ inline void conv_add_sums(const ConvBackward &c, const V *sums, int64_t blocks) 
             if (j == K && c.dbias) c.dbias[channel] = total;
         }
 }
+
+template <int K>
+struct ConvAddSums {
+    static constexpr auto run = conv_add_sums<K>;
+};
 
 template <int K>
 int conv_backward_taps(const ConvBackward *calls, int64_t count) {

@@ -86,7 +86,7 @@ void *kept_scratch(int64_t bytes) {
 using namespace rmeeto;
 
 // Raised whenever a call structure changes, so that an old library is never fed a new one.
-RMEETO_EXPORT int64_t rmeeto_abi() { return 8; }
+RMEETO_EXPORT int64_t rmeeto_abi() { return 9; }
 
 RMEETO_EXPORT const char *rmeeto_isa() { return chosen().name; }
 
@@ -141,6 +141,9 @@ RMEETO_EXPORT int rmeeto_weight_gradient(const void *calls, int64_t count) {
 }
 RMEETO_EXPORT int rmeeto_block_forward(const void *calls, int64_t count) {
     return chosen().block_forward(static_cast<const BlockForward *>(calls), count);
+}
+RMEETO_EXPORT int rmeeto_block_backward(const void *calls, int64_t count) {
+    return chosen().block_backward(static_cast<const BlockBackward *>(calls), count);
 }
 RMEETO_EXPORT int rmeeto_token_match(const void *calls, int64_t count) {
     return chosen().token_match(static_cast<const TokenMatch *>(calls), count);

@@ -59,25 +59,35 @@ inline void lay_out(const Tokens &t, int64_t token, int64_t count, int64_t colum
         }
 }
 
-inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out, float *scratch) {
-    const int64_t first = o.first(panel), wide = o.first(panel + 1) - first, column = first * kLanes;
-    const int64_t rows = smaller(o.part, o.down.columns - begin), row = wide * kLanes;
-    float *sums = scratch, *laid = scratch + o.part * row;
-    memset(sums, 0, rows * row * sizeof(float));
+// Add what all tokens give of one panel's columns and `rows` columns from `begin` on to sums, (rows, wide vectors); `laid`
+// holds kSummed tokens of the panel.
+inline void add_outer(const Outer &o, int64_t panel, int64_t begin, int64_t rows, float *sums, float *laid) {
+    const int64_t first = o.first(panel), wide = o.first(panel + 1) - first, row = wide * kLanes;
     for (int64_t token = 0; token < o.tokens; token += kSummed) {
         const int64_t count = smaller(kSummed, o.tokens - token);
-        lay_out(o.across, token, count, column, wide, o.tokens - 1, laid);
+        lay_out(o.across, token, count, first * kLanes, wide, o.tokens - 1, laid);
         const Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
         against_panel(at, rows, count, laid, wide, 0, [] {}, [&](int64_t i, int64_t c, V made) {
             float *sum = sums + i * row + c;
             store(sum, load(sum) + made);
         });
     }
+}
+
+inline void write_outer(const Outer &o, int64_t panel, int64_t begin, int64_t rows, const float *sums, float *out) {
+    const int64_t first = o.first(panel), row = (o.first(panel + 1) - first) * kLanes, column = first * kLanes;
     const int64_t columns = smaller(row, o.across.columns - column);
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t c = 0; c < columns; ++c)
             out[o.turned ? (column + c) * o.down.columns + begin + i : (begin + i) * o.across.columns + column + c] =
                 sums[i * row + c];
+}
+
+inline void outer_task(const Outer &o, int64_t panel, int64_t begin, float *out, float *scratch) {
+    const int64_t rows = smaller(o.part, o.down.columns - begin), floats = o.part * kWide * kLanes;
+    memset(scratch, 0, floats * sizeof(float));
+    add_outer(o, panel, begin, rows, scratch, scratch + floats);
+    write_outer(o, panel, begin, rows, scratch, out);
 }
 
 int weight_gradient(const WeightGradient *calls, int64_t) {

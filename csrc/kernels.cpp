@@ -1,7 +1,6 @@
 // Compiled once per instruction set, with RMEETO_ISA naming the table of functions and RMEETO_ISA_NAME its words.
 #include "block.h"
-#include "gradient.h"
-#include "scan_backward.h"
+#include "block_backward.h"
 
 #ifndef RMEETO_ISA
 #error "RMEETO_ISA names the instruction set, see CMakeLists.txt"
@@ -37,7 +36,8 @@ void map(int64_t function, int64_t count, const float *x, float *y) {
 
 namespace rmeeto {
 extern const Kernels RMEETO_ISA;
-const Kernels RMEETO_ISA = {RMEETO_ISA_NAME, scan_forward, scan_backward, conv_forward, conv_backward,
-                           norm_forward,    norm_backward, weight_gradient, block_forward,
-                           token_match,     token_plan,    token_merge, token_merge_backward, bipartite_merge, map};
+const Kernels RMEETO_ISA = {RMEETO_ISA_NAME, scan_forward,  scan_backward,   conv_forward,  conv_backward,
+                           norm_forward,    norm_backward, weight_gradient, block_forward, block_backward,
+                           token_match,     token_plan,    token_merge,     token_merge_backward,
+                           bipartite_merge, map};
 }  // namespace rmeeto

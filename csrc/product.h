@@ -53,17 +53,18 @@ inline void tile_of(int64_t wide, Place at, int64_t inner, const float *panel, V
     tile<R, kWide, Apart>(at, inner, panel, sums);
 }
 
-// A weight (outputs, inputs), to be read in panels of kWide vectors of outputs.
+// A weight (outputs, inputs), or turned (inputs, outputs), to be read in panels of kWide vectors of outputs.
 struct Panels {
     const float *weight;
     int64_t outputs, inputs, vectors, count;
     float *data;  // all panels laid out, or null: each is then laid out where it is read
+    bool turned;
 
     static int64_t floats(int64_t outputs, int64_t inputs) { return ceil_div(outputs, kLanes) * kLanes * inputs; }
 
-    Panels(const float *weight, int64_t outputs, int64_t inputs, float *data)
+    Panels(const float *weight, int64_t outputs, int64_t inputs, float *data, bool turned = false)
         : weight(weight), outputs(outputs), inputs(inputs), vectors(ceil_div(outputs, kLanes)),
-          count(ceil_div(vectors, kWide)), data(data) {}
+          count(ceil_div(vectors, kWide)), data(data), turned(turned) {}
 
     int64_t wide(int64_t panel) const { return smaller(kWide, vectors - panel * kWide); }
     float *place(int64_t panel) const { return data + panel * kWide * kLanes * inputs; }
@@ -71,6 +72,7 @@ struct Panels {
     // Lay out one panel; lanes without an output are zero.
     void pack(int64_t panel, float *out) const {
         const int64_t vectors_here = wide(panel), row = vectors_here * kLanes;
+        if (turned) return pack_rows(panel * kWide * kLanes, out, row);
         for (int64_t vector = 0; vector < vectors_here; ++vector, out += kLanes) {
             const int64_t first = (panel * kWide + vector) * kLanes;
             for (int64_t c = 0; c < inputs; c += kLanes)
@@ -91,6 +93,13 @@ struct Panels {
         transpose<1>(v);
         RMEETO_UNROLL
         for (int64_t i = 0; i < kLanes; ++i) store(out + i * row, v[i]);
+    }
+
+    // A turned weight lies as panels do.
+    void pack_rows(int64_t first, float *out, int64_t row) const {
+        for (int64_t c = 0; c < inputs; ++c)
+            for (int64_t i = 0; i < row; i += kLanes, out += kLanes)
+                store(out, load(weight + c * outputs + first + i, outputs - first - i));
     }
 
     void pack_part(int64_t first, int64_t c, float *out, int64_t row) const {

@@ -38,11 +38,13 @@ struct ScanForward {
     float *states;  // the state at the start of every chunk, (batch, chunks, state, padded channels), or null
 };
 
-// Gradients; a null pointer means that nobody needs this one. accumulate: dz is added to what is there.
+// Gradients; a null pointer means that nobody needs this one. accumulate: dz is added to what is there. Also y may be asked
+// for anew, before the gate; it is added, too.
 struct ScanBackward {
     ScanInputsOf in;
     const float *states;
     In dy;
+    Out y;
     Out du, ddelta, dz;  // (batch, tokens, channels); ddelta is W dt's where rank > 0
     Out dB, dC;          // (batch, tokens, state)
     float *dtime;        // (batch, tokens)
@@ -156,14 +158,15 @@ struct BipartiteMerge {
     int64_t *moved;         // (batch, protecteds)
 };
 
-// A whole block without gradients: hidden = W_out mixer(W_in norm(x)), y = x + hidden, the mixer in both directions. y,
-// hidden and p are dense. Tokens may be merged in the same go, image by image.
+// A whole block: hidden = W_out mixer(W_in norm(x)), y = x + hidden, the mixer in both directions. y, hidden and p are
+// dense. Tokens may be merged in the same go, image by image.
 struct BlockDirection {
     const float *conv_weight, *conv_bias;  // (channels, taps), (channels)
     const float *projection;               // (rank + 2 state, channels)
     const float *dt_weight, *dt_bias;      // (channels, rank), (channels)
     const float *A_log, *D;                // (channels, state), (channels)
     float *p;                              // (batch, tokens, rank + 2 state): dt, B and C
+    float *states;                         // as in ScanForward, or null
 };
 
 struct BlockForward {
@@ -176,6 +179,22 @@ struct BlockForward {
                                              // tokens are merged
     int64_t merged, by_stream;               // whether they are; by likeness of y instead of hidden
     BipartiteMerge merge;                    // of x: y; its values, x, tokens, channels and threads are not read
+};
+
+// The gradients of a block that kept p and states and merged nothing; what else it computed is computed again. So many
+// shares of the batch are each added up by one thread, and then one after the other: sums depend on their number only.
+struct BlockGradients {
+    float *conv_weight, *conv_bias, *projection, *dt_weight, *dt_bias, *A_log, *D;  // as in BlockDirection
+};
+
+struct BlockBackward {
+    BlockForward of;  // y, hidden and merge are not read
+    int64_t shares;   // from 1 to batch
+    In dy, dhidden;   // either may be null
+    float *dx;        // (batch, tokens, width)
+    float *dtime;     // (batch, tokens), or null
+    float *dnorm, *din_proj, *dout_proj;
+    BlockGradients ways[2];
 };
 
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
@@ -192,6 +211,7 @@ struct Kernels {
     int (*norm_backward)(const NormBackward *, int64_t count);
     int (*weight_gradient)(const WeightGradient *, int64_t count);
     int (*block_forward)(const BlockForward *, int64_t count);
+    int (*block_backward)(const BlockBackward *, int64_t count);
     int (*token_match)(const TokenMatch *, int64_t count);
     int (*token_plan)(const TokenPlan *, int64_t count);
     int (*token_merge)(const TokenMerge *, int64_t count);

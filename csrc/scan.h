@@ -52,7 +52,7 @@ inline void transpose_A(const float *A, int64_t state, int64_t count, V *out) {
 
 // What the recurrence reads for one chunk of tokens and one vector of channels.
 struct ScanInputs {
-    V raw[kChunk];                                            // delta with its bias, before softplus
+    V slope[kChunk];                                          // of softplus, for gradients
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
     bool near;                                                // all exponents are as `decays` wants them
 };
@@ -72,9 +72,9 @@ inline void fetch_ahead(const Walk<const float> &rows, int64_t first, int64_t to
     for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel);
 }
 
-// G tokens of raw[t] = bias + W dt[t], in step; W is transposed.
+// G tokens of delta[t] = bias + W dt[t], in step; W is transposed.
 template <int G>
-RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias, V *raw,
+RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias,
                              V *delta) {
     V sums[G];
     const float *rows[G];
@@ -89,7 +89,7 @@ RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_
         for (int i = 0; i < G; ++i) sums[i] += weight * rows[i][r];
     }
     RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) raw[i] = delta[i] = sums[i];
+    for (int i = 0; i < G; ++i) delta[i] = sums[i];
 }
 
 inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
@@ -98,21 +98,26 @@ inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first,
     const V bias = c.bias ? load(c.bias + channel, count) : V{};
     int64_t t = 0;
     if (c.rank) {
-        for (; t + 8 <= length; t += 8) project_dt<8>(w.delta, first + t, c.rank, W, bias, in.raw + t, in.delta + t);
-        for (; t < length; ++t) project_dt<1>(w.delta, first + t, c.rank, W, bias, in.raw + t, in.delta + t);
+        for (; t + 8 <= length; t += 8) project_dt<8>(w.delta, first + t, c.rank, W, bias, in.delta + t);
+        for (; t < length; ++t) project_dt<1>(w.delta, first + t, c.rank, W, bias, in.delta + t);
     } else {
-        for (; t < length; ++t) in.raw[t] = in.delta[t] = load(w.delta.at(first + t) + channel, count) + bias;
+        for (; t < length; ++t) in.delta[t] = load(w.delta.at(first + t) + channel, count) + bias;
     }
 }
 
 // largest: of the channels' rates
+template <bool Sloped>
 inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
                         const V *W, V largest, ScanInputs &in) {
     const int64_t count = c.channels - channel;
     read_delta(c, w, first, length, channel, W, in);
     if (c.softplus) {
         for (int64_t t = length; t % kInStep; ++t) in.delta[t] = V{};
-        apply<softpluses<kInStep>>(in.delta, length);
+        if (Sloped)
+            for (int64_t t = 0; t < length; t += kInStep)
+                sloped_softpluses<kInStep, true>(in.delta + t, in.slope + t);
+        else
+            apply<softpluses<kInStep>>(in.delta, length);
     }
     VI near = VI{} == VI{};
     for (int64_t t = 0; t < length; ++t) {
@@ -251,7 +256,7 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
             fetch_ahead(w.u, first + kChunk, c.tokens, channel);
             if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
             fetch_ahead(w.z, first + kChunk, c.tokens, channel);
-            read_inputs(c, w, first, length, channel, p.W + v * c.rank, A[c.state], in);
+            read_inputs<false>(c, w, first, length, channel, p.W + v * c.rank, A[c.state], in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
             if (in.near)

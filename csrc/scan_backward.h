@@ -11,7 +11,7 @@ namespace {
 struct BackwardChunk {
     ScanInputs in;
     V g[kChunk], y[kChunk];            // gradient before the gate, output before the gate
-    V gate[kChunk], slope[kChunk];     // sigmoid of z; of delta, the slope of softplus
+    V gate[kChunk];                    // sigmoid of z
     V ddrive[kChunk], dstep[kChunk];   // dstep lacks the factor ln 2
 };
 
@@ -20,8 +20,9 @@ struct BackwardScratch {
     V *dh, *dA, *dB, *dC, *decay, *h;
 };
 
-// Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1.
-template <int S, bool Gated, bool Near>
+// Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1. Seen:
+// what the states give is wanted, too.
+template <int S, bool Seen, bool Near>
 RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, const float *B, int64_t B_stride,
                                   const float *C, int64_t C_stride, const float *start, int64_t start_stride,
                                   V *decay, V *h) {
@@ -43,10 +44,10 @@ RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, 
             for (int k = 0; k < G; ++k) {
                 decay[first + k - S] = a[k];
                 h[first + k] = state[first + k] = a[k] * state[first + k] + drive * B[first + k];
-                if (Gated) (k % 2 ? odd : even) += state[first + k] * C[first + k];
+                if (Seen) (k % 2 ? odd : even) += state[first + k] * C[first + k];
             }
         }
-        if (Gated) b.y[t] += even + odd;
+        if (Seen) b.y[t] += even + odd;
     }
 }
 
@@ -94,28 +95,28 @@ struct Tile {
     int64_t start_stride;
 };
 
-template <int S, bool Gated, bool Near>
+template <int S, bool Seen, bool Near>
 inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, BackwardScratch &m) {
     const float *B = w.B.at(tile.first) + k, *C = w.C.at(tile.first) + k;
     const int64_t place = tile.vector * tile.state + k;
-    recompute_tile<S, Gated, Near>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
+    recompute_tile<S, Seen, Near>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
                                      tile.start + k * tile.start_stride, tile.start_stride, m.decay, m.h);
     sweep_tile<S>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
                   m.dB + k, m.dC + k, tile.state);
 }
 
-template <bool Gated, bool Near>
+template <bool Seen, bool Near>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
     int64_t k = 0;  // eight states and their sums at a time: only AVX-512 has the registers
-    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Gated, Near>(b, w, tile, k, m);
-    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Gated, Near>(b, w, tile, k, m);
-    for (; k < tile.state; ++k) backward_tile<1, Gated, Near>(b, w, tile, k, m);
+    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Seen, Near>(b, w, tile, k, m);
+    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Seen, Near>(b, w, tile, k, m);
+    for (; k < tile.state; ++k) backward_tile<1, Seen, Near>(b, w, tile, k, m);
 }
 
 // Where the gradients of one task go, in the order of the scan.
 struct BackwardWalks {
     Walk<const float> dy;
-    Walk<float> du, ddelta, dz, dB, dC, dtime;  // dB, dC, dtime: this task's partial sums
+    Walk<float> y, du, ddelta, dz, dB, dC, dtime;  // dB, dC, dtime: this task's partial sums
 };
 
 inline void prepare_chunk(const ScanInputsOf &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
@@ -124,7 +125,7 @@ inline void prepare_chunk(const ScanInputsOf &c, const ScanWalks &w, const Backw
     const Walk<const float> *inputs[] = {&w.u, &w.z, &o.dy};
     for (const auto *rows : inputs) fetch_ahead(*rows, first - kChunk, c.tokens, channel);
     if (!c.rank) fetch_ahead(w.delta, first - kChunk, c.tokens, channel);
-    read_inputs(c, w, first, length, channel, W, largest, b.in);
+    read_inputs<true>(c, w, first, length, channel, W, largest, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
     const float scale = float(c.scale);
     if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
@@ -140,17 +141,12 @@ inline void finish_chunk(const ScanInputsOf &c, const ScanWalks &w, const Backwa
                          int64_t length, int64_t channel, BackwardChunk &b, V *dtime, V &dD, V &dbias) {
     const int64_t count = c.channels - channel;
     const V skip = c.D ? load(c.D + channel, count) : V{};
-    if (c.softplus) {
-        for (int64_t t = 0; t < length; ++t) b.slope[t] = b.in.raw[t];
-        for (int64_t t = length; t % kInStep; ++t) b.slope[t] = V{};
-        apply<sigmoids<kInStep>>(b.slope, length);
-    }
     const float scale = float(c.scale);
     for (int64_t t = length - 1; t >= 0; --t) {
         const V u = b.in.u[t], dstep = b.dstep[t] * kLn2;
         const float time = w.time.data ? *w.time.at(first + t) : 1.0f;
         V ddelta = b.ddrive[t] * u + dstep * time;
-        if (c.softplus) ddelta *= b.slope[t];
+        if (c.softplus) ddelta *= b.in.slope[t];
         dtime[t] += dstep * b.in.delta[t];
         dD += b.g[t] * u;
         dbias += ddelta;
@@ -163,6 +159,11 @@ inline void finish_chunk(const ScanInputsOf &c, const ScanWalks &w, const Backwa
             V dz = dy * b.y[t] * (s * (1.0f + z * (1.0f - s)) * scale);
             if (c.accumulate) dz += load(o.dz.at(first + t) + channel, count);
             store(o.dz.at(first + t) + channel, dz, count);
+        }
+        if (o.y.data) {
+            V y = b.y[t];
+            if (c.accumulate) y += load(o.y.at(first + t) + channel, count);
+            store(o.y.at(first + t) + channel, y, count);
         }
     }
 }
@@ -200,6 +201,7 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
     const ScanWalks w(c, batch);
     const int64_t part = batch * p.groups + group;
     const BackwardWalks o{{call.dy, batch, n, c.reverse},
+                          {call.y, batch, n, c.reverse},
                           {call.du, batch, n, c.reverse},
                           {call.ddelta, batch, n, c.reverse},
                           {call.dz, batch, n, c.reverse},
@@ -223,11 +225,11 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
                 for (int64_t k = 0; k < state; ++k) __builtin_prefetch(next + k * p.padded);
             }
             const Tile tile{first, length, state, v, A, start, p.padded};
-            const bool gated = o.dz.data != nullptr;
+            const bool seen = o.dz.data || o.y.data;
             if (b.in.near)
-                gated ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
+                seen ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
             else
-                gated ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
+                seen ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
             finish_chunk(c, w, o, first, length, channel, b, dtime, dD[v], dbias[v]);
         }
         write_token_sums(o.dB, first, length, state, m.dB);
@@ -305,16 +307,16 @@ inline int64_t lay_out(const ScanBackward &call, float *memory, Partials &p) {
     return total;
 }
 
-inline bool take_scratch(Scratch &memory, int64_t state, BackwardScratch &m) {
+inline BackwardScratch take_scratch(Scratch &memory, int64_t state) {
     const int64_t vectors = kBackwardGroup / kLanes;
-    if (!memory.block) return false;
+    BackwardScratch m;
     m.dh = memory.vectors(vectors * state);
     m.dA = memory.vectors(vectors * state);
     m.dB = memory.vectors(kChunk * state);
     m.dC = memory.vectors(kChunk * state);
     m.decay = memory.vectors(8 * kChunk);
     m.h = memory.vectors(8 * (kChunk + 1));
-    return true;
+    return m;
 }
 
 constexpr int64_t kMostCalls = 2;
@@ -339,8 +341,9 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
         const int64_t vectors = kBackwardGroup / kLanes;
         const int64_t size = vectors * 2 * state + 2 * kChunk * state + 8 * (2 * kChunk + 1);
         Scratch own(size * int64_t(sizeof(V)) + 8 * 64);
-        BackwardScratch m{};
-        const bool ready = take_scratch(own, state, m);
+        const bool ready = own.block;
+        BackwardScratch m = {};
+        if (ready) m = take_scratch(own, state);
         if (!ready) {
 #pragma omp atomic write
             failed = 1;

@@ -35,7 +35,7 @@ constexpr int64_t kLanes = RMEETO_LANES;
 typedef float V __attribute__((vector_size(RMEETO_LANES * 4)));
 typedef int32_t VI __attribute__((vector_size(RMEETO_LANES * 4)));
 
-RMEETO_INLINE V splat(float x) { return V{} + x; }
+RMEETO_INLINE V splat(float x) { return V RMEETO_SPLAT(x); }  // from memory one load, where a sum would take three steps
 
 RMEETO_INLINE V load(const float *p) {
     V v;
@@ -288,13 +288,16 @@ RMEETO_INLINE void sigmoids(V *x) {
 
 // x <- log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(t) = 2 atanh(t / (2 + t)): exact in relative terms for very
 // negative x, and equal to x above torch's threshold of 20.
-template <int G>
-RMEETO_INLINE void softpluses(V *x) {
-    const V zero = {};
+// Sloped: and its derivative, 1 / (1 + e^-x), from the same exponential.
+template <int G, bool Sloped>
+RMEETO_INLINE void sloped_softpluses(V *x, V *slopes) {
+    const V zero = {}, one = V RMEETO_SPLAT(1.0f);
     V t[G];
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) t[i] = x[i] < zero ? x[i] : -x[i];
     exps<G>(t);
+    RMEETO_UNROLL
+    for (int i = 0; Sloped && i < G; ++i) slopes[i] = (x[i] < zero ? t[i] : one) / (1.0f + t[i]);
     RMEETO_UNROLL
     for (int i = 0; i < G; ++i) t[i] /= 2.0f + t[i];
     RMEETO_UNROLL
@@ -305,6 +308,11 @@ RMEETO_INLINE void softpluses(V *x) {
         p = p * w + 6.66664183139801e-1f;
         x[i] = (x[i] > zero ? x[i] : zero) + (2.0f * q + q * w * p);
     }
+}
+
+template <int G>
+RMEETO_INLINE void softpluses(V *x) {
+    sloped_softpluses<G, false>(x, nullptr);
 }
 
 // How many go in step: what the registers hold.
@@ -327,10 +335,12 @@ RMEETO_INLINE char *aligned(void *memory) {
     return reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t(63));
 }
 
-// Scratch memory on a 64-byte boundary, freed at the end of the scope where it is not somebody else's.
+// Scratch memory on a 64-byte boundary, freed at the end of the scope where it is not somebody else's. Of nobody's memory,
+// null, it gives null, and counts: so much is needed.
 struct Scratch {
     void *block = nullptr;
     char *next = nullptr;
+    int64_t taken = 0;  // bytes
     explicit Scratch(int64_t bytes) : block(malloc(bytes + 64)) {
         if (block) next = aligned(block);
     }
@@ -340,9 +350,11 @@ struct Scratch {
     Scratch &operator=(const Scratch &) = delete;
     template <class T>
     T *array(int64_t count) {
-        char *taken = next;
-        next += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
-        return reinterpret_cast<T *>(taken);
+        const int64_t bytes = (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+        char *const place = next;
+        taken += bytes;
+        if (next) next += bytes;
+        return reinterpret_cast<T *>(place);
     }
     V *vectors(int64_t count) { return array<V>(count); }
 };

@@ -193,7 +193,7 @@ def test_opcheck() -> None:
     a = make(2, 19, 12, 24, 4, 3, 4, time=True)
     weights = (a["norm_weight"], a["in_proj"], a["out_proj"])
     tensors = (a["x"], a["time"], *weights, *a["directions"][0], *a["directions"][1])
-    torch.library.opcheck(torch.ops.rmeeto.block.default, (*tensors, 1e-5, 0.5))
+    torch.library.opcheck(torch.ops.rmeeto.block.default, (*tensors, 1e-5, 0.5, False))
 
 
 @native

@@ -13,11 +13,12 @@ from rmeeto.errors import BackendError
 
 STEM = "_rmeeto_native"
 SUFFIXES = (".so", ".dylib", ".dll")
-ABI = 8
+ABI = 9
 KERNELS = (
     *(f"rmeeto_{op}_{way}" for op in ("scan", "conv", "norm") for way in ("forward", "backward")),
     "rmeeto_weight_gradient",
     "rmeeto_block_forward",
+    "rmeeto_block_backward",
     "rmeeto_bipartite_merge",
     *(f"rmeeto_token_{step}" for step in ("match", "plan", "merge", "merge_backward")),
 )

@@ -14,7 +14,7 @@ from rmeeto.ops._tensors import address, dense, indices, rows, walk
 
 _SCAN_INPUTS = "9qd22q"  # ScanInputsOf: 9 numbers, scale, 6 walks, A, D, bias, W
 _SCAN_FORWARD = struct.Struct(f"={_SCAN_INPUTS}4q")  # y, states
-_SCAN_BACKWARD = struct.Struct(f"={_SCAN_INPUTS}23q")  # states, dy, five walks, four gradients
+_SCAN_BACKWARD = struct.Struct(f"={_SCAN_INPUTS}26q")  # states, dy, y, five walks, four gradients
 _CONV_FORWARD = struct.Struct("=14q")  # 6 numbers, x, weight, bias, y
 _CONV_BACKWARD = struct.Struct("=20q")  # 7 numbers, x, weight, bias, dy, dx, two gradients
 _NORM_FORWARD = struct.Struct("=4qd5q")  # 4 numbers, eps, x, weight, y
@@ -99,7 +99,7 @@ class ScanBackward(NamedTuple):
     def pack(self) -> tuple[list[Any], bytes]:
         held, fields = _scan_fields(self.inputs, self.flags)
         dy = rows(self.dy)
-        walks = [part for x in (dy, self.du, self.ddelta, self.dz, self.dB, self.dC) for part in walk(x)]
+        walks = [part for x in (dy, None, self.du, self.ddelta, self.dz, self.dB, self.dC) for part in walk(x)]
         dense_ones = [address(x) for x in (self.dtime, self.dA, self.dD, self.dbias)]
         return [*held, dy], _SCAN_BACKWARD.pack(*fields, address(self.states), *walks, *dense_ones)
 

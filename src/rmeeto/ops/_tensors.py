@@ -166,7 +166,10 @@ def on_gpu(module: str, name: str) -> Kernel:
     return run
 
 
-def states_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
-    """Of the states that a forward scan keeps for the backward one: (batch, chunks, state, padded channels)."""
-    batch, tokens, channels = u.shape
-    return batch, -(-tokens // CHUNK), A.shape[1], -(-channels // CHANNEL_PAD) * CHANNEL_PAD
+def states_shape(shape: Sequence[int], A: Tensor) -> tuple[int, int, int, int]:
+    """Of the states that a forward scan of (batch, tokens, ...) keeps for the backward one; A is (channels, state).
+
+    (batch, chunks, state, padded channels).
+    """
+    channels, state = A.shape
+    return shape[0], -(-shape[1] // CHUNK), state, -(-channels // CHANNEL_PAD) * CHANNEL_PAD

@@ -32,6 +32,11 @@ _COMPOSED = {
     "blocks": "block and bipartite_merge",
     "bipartite_merge": "token_match, token_plan and token_merge",
 }
+# What their kernels are not for, where there are kernels.
+_NOT_FOR_BLOCKS = {
+    "block": "gradients of few images, half types and other devices",
+    "blocks": "gradients, half types and other devices",
+}
 LOOPS = ("selective_scan", "causal_conv")  # their references walk over tokens or taps; Triton has kernels for them
 NAMES = ("auto", "native", "triton", "reference")
 DEVICES = {"native": "cpu", "triton": "cuda"}  # torch calls the GPUs of AMD cuda, too
@@ -115,7 +120,7 @@ def report() -> list[BackendReport]:
         slow = "" if op in LOOPS else ", and on GPUs: it has no loop, torch's own ops are fast there"
         slow = f", composed of {_COMPOSED[op]}" if op in _COMPOSED else slow
         unused = "float64 and other devices" if native[0] else "no native kernels"
-        unused = "gradients, half types and other devices" if op in ("block", "blocks") and native[0] else unused
+        unused = _NOT_FOR_BLOCKS.get(op, unused) if native[0] else unused
         rows.append(BackendReport(op, "reference", True, not native[0], f"plain PyTorch; used for {unused}{slow}"))
     found = _products.available()
     why = f"oneDNN of torch, {torch.backends.cpu.get_cpu_capability()}" if found else "this torch has no oneDNN"

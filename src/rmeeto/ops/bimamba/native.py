@@ -83,7 +83,7 @@ def _forward(xz: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Tensor, 
         run([ConvForward(x, d.conv_weight, d.conv_bias, bool(i), u[i]) for i, d in enumerate(directions)])
     p = [times_transposed(each, d.projection) for each, d in zip(u, directions, strict=True)]
     ways = _ways(directions, u, p)
-    states = [_new(states_shape(way.u, way.A)) if keep else y.new_empty(0) for way in ways]
+    states = [_new(states_shape(way.u.shape, way.A)) if keep else y.new_empty(0) for way in ways]
     if y.numel():
         kept = states if keep else (None, None)
         run(
@@ -182,7 +182,7 @@ def _forward_fake(xz: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Ten
     directions = Direction(*parameters[:_WIDTH]), Direction(*parameters[_WIDTH:])
     p = [xz.new_empty(batch, tokens, d.projection.shape[0]) for d in directions]
     u = [y.new_empty(y.shape if keep else 0, dtype=torch.float32) for _ in directions]
-    shapes = [states_shape(y, d.A_log) if keep else (0,) for d in directions]
+    shapes = [states_shape(y.shape, d.A_log) if keep else (0,) for d in directions]
     return (y, *p, *u, *[y.new_empty(shape, dtype=torch.float32) for shape in shapes])
 
 

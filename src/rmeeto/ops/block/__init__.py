@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
+from rmeeto.ops._tensors import wants_gradient
 from rmeeto.ops.bimamba import Direction, check_directions
 from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge, check_merge
 from rmeeto.ops.block import merging as native_merge
@@ -70,9 +71,11 @@ def block(
     time (b, n), the factor on A, 1 where absent; also returned is (dt, B, C) of each direction, (b, n, R + 2s). b
     images, n tokens, c the model's and e the inner channels, s states, R the rank of delta; no units.
 
-    The native form is for float32 on a CPU without gradients: one image at a time stays in the caches from its norm to
-    the sum, and Python is asked once. Where it cannot run, the op is composed of `rms_norm`, `linear` and `bimamba`,
-    each by its own best backend. Results depend neither on the number of threads nor on the other images.
+    The native form is for float32 on a CPU: one image at a time stays in the caches from its norm to the sum, and
+    Python is asked once. For gradients, where every thread has two shares of the batch or more, it keeps the states at
+    the start of every 16 tokens and computes all else again; it cannot be differentiated twice, and (dt, B, C) is there
+    to be looked at. Where it cannot run, the op is composed of `rms_norm`, `linear` and `bimamba`, each by its own best
+    backend. Results and gradients do not depend on the number of threads, results not on the other images.
 
     backend: "native", "reference" or "auto" (None: as `use_backend` says).
     Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.
@@ -80,8 +83,10 @@ def block(
     """
     _check(x, norm_weight, in_proj, directions, out_proj, time)
     tensors = (x, norm_weight, in_proj, out_proj, time, *directions[0], *directions[1])
-    if backends.setting(backend) in ("auto", "native") and native.fits(tensors, directions):
-        return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale))
+    if backends.setting(backend) in ("auto", "native"):
+        keep = wants_gradient(tensors)
+        if native.fits_training(x, tensors, directions) if keep else native.fits(tensors, directions):
+            return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale, keep=keep))
     found = block_reference(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
     return Blocked(*found)
 

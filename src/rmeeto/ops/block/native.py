@@ -1,4 +1,4 @@
-"""The block as the torch op `rmeeto::block`, without gradients."""
+"""The block as the torch ops `rmeeto::block` and `rmeeto::block_backward`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
-from rmeeto.ops._tensors import LIBRARY, register, wants_gradient
+from rmeeto.ops._tensors import LIBRARY, register, states_shape, through, wants_gradient
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
-from rmeeto.ops.block.structs import BlockForward, outputs_of
+from rmeeto.ops.block.structs import TENSORS, BlockBackward, BlockForward, outputs_of
 
 _PLAIN = {Tensor, torch.nn.Parameter}
+_GIVEN = 2 + TENSORS  # x, time and the weights
+_KEPT = 4  # p and states of both directions
 NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
+_INPUTS = (
+    f"Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps, float scale"
+)
+
+# Gradients are added up in so many shares of a batch at most, in fewer where the weights are large.
+MOST_SHARES = 16
+_SHARED_FLOATS = 1 << 23
 
 LIBRARY.define(
-    f"block(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
-    " float scale) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b)"
+    f"block({_INPUTS}, bool keep) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b)"
+)
+LIBRARY.define(
+    f"block_backward(Tensor? dy, Tensor? dhidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b, {_INPUTS},"
+    f" bool parameters) -> ({', '.join(['Tensor'] * _GIVEN)})"
 )
 
 
@@ -29,13 +42,29 @@ def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Directio
 
     The tensors of many blocks of one shape may be asked about at once, with the directions of one of them.
     """
+    return not wants_gradient(tensors) and _fits(tensors, directions)
+
+
+def fits_training(x: Tensor, tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
+    """The same where somebody wants gradients: there, each thread needs images of its own, as many as the others."""
+    return shares_of(x, tensors[1:]) >= 2 * _threads() and _fits(tensors, directions)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+# torch.compile keeps the answer; it cannot trace the question.
+_threads._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
     given, (one, other) = [t for t in tensors if t is not None], directions
     return (
         # Other types of tensors (quantised, distributed) have ways of their own, whatever dtype they name.
         {type(t) for t in given} <= _PLAIN
         and {t.dtype for t in given} <= {torch.float32}
         and all(t.is_cpu for t in given)
-        and not wants_gradient(given)
         and not torch.is_autocast_enabled("cpu")
         and _library.problem() is None
         and one.projection.shape == other.projection.shape
@@ -43,6 +72,12 @@ def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Directio
         and one.conv_weight.shape == other.conv_weight.shape
         and taps_fit(directions)
     )
+
+
+def shares_of(x: Tensor, weights: Sequence[Tensor | None]) -> int:
+    """In how many shares of the batch the gradients are added up: never the number of threads, which changes sums."""
+    floats = sum(t.numel() for t in weights if t is not None)
+    return max(1, min(x.shape[0], MOST_SHARES, max(MOST_SHARES // 4, _SHARED_FLOATS // floats)))
 
 
 def block(
@@ -54,31 +89,91 @@ def block(
     time: Tensor | None,
     eps: float,
     scale: float,
+    *,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """The op: see `rmeeto.ops.block`."""
     op = torch.ops.rmeeto.block.default
-    y, hidden, *projected = op(x, time, norm_weight, in_proj, out_proj, *directions[0], *directions[1], eps, scale)
-    return y, hidden, (projected[0], projected[1])
+    made = op(x, time, norm_weight, in_proj, out_proj, *directions[0], *directions[1], eps, scale, keep)
+    y, hidden, p, p_b, *_states = made
+    return y, hidden, (p, p_b)
 
 
 def _forward(x: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    *weights, eps, scale = arguments
-    made = _results(x, outputs_of(weights))
+    *weights, eps, scale, keep = arguments
+    made = _results(x, weights, keep=keep)
     if x.numel():
-        y, hidden, *projected = made
-        BlockForward(x, time, weights, eps, scale, (projected[0], projected[1]), (y, hidden)).run()
+        y, hidden, p, p_b, *states = made
+        kept = (states[0], states[1]) if keep else None
+        BlockForward(x, time, weights, eps, scale, (p, p_b), (y, hidden), states=kept).run()
     return made
 
 
 def _fake(x: Tensor, time: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
-    return _results(x, outputs_of(arguments))
+    *weights, _eps, _scale, keep = arguments
+    return _results(x, weights, keep=keep)
 
 
-def _results(x: Tensor, outputs: int) -> tuple[Tensor, ...]:
+def _results(x: Tensor, weights: Sequence[Tensor], *, keep: bool) -> tuple[Tensor, ...]:
     batch, tokens, width = x.shape
+    outputs = outputs_of(weights)
     # Sizes one by one: torch takes a microsecond longer to read a tuple of them.
     y, hidden = x.new_empty(batch, tokens, width), x.new_empty(batch, tokens, width)
-    return y, hidden, x.new_empty(batch, tokens, outputs), x.new_empty(batch, tokens, outputs)
+    p, p_b = x.new_empty(batch, tokens, outputs), x.new_empty(batch, tokens, outputs)
+    if not keep:
+        return y, hidden, p, p_b, x.new_empty(0), x.new_empty(0)
+    shape = states_shape((batch, tokens), Direction(*weights[-len(Direction._fields) :]).A_log)
+    return y, hidden, p, p_b, x.new_empty(shape), x.new_empty(shape)
 
 
-register("block", cpu=_forward, fake=_fake, flops=cost.forward_formula)
+def _backward(dy: Tensor | None, dhidden: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    p, p_b, states, states_b, x, time, *weights, eps, scale, parameters = arguments
+    made = _gradients(x, time, weights, parameters=parameters)
+    dx, dtime, *dweights = made
+    if not x.numel() or (dy is None and dhidden is None):
+        return tuple(t.zero_() for t in made)
+    of = BlockForward(x, time, weights, eps, scale, (p, p_b), None, states=(states, states_b))
+    shares = shares_of(x, weights)
+    wanted = dweights if parameters else None
+    BlockBackward(of, shares, dy, dhidden, dx, None if time is None else dtime, wanted).run()
+    return made
+
+
+def _backward_fake(dy: Tensor | None, dhidden: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
+    x, time, *weights, _eps, _scale, parameters = arguments[_KEPT:]
+    return _gradients(x, time, weights, parameters=parameters)
+
+
+def _gradients(x: Tensor, time: Tensor | None, weights: Sequence[Tensor], *, parameters: bool) -> tuple[Tensor, ...]:
+    dx, dtime = x.new_empty(x.shape), x.new_empty(0) if time is None else time.new_empty(time.shape)
+    return dx, dtime, *[t.new_empty(t.shape if parameters else 0) for t in weights]
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, eps, scale, _keep = arguments
+        with torch._C._AutoDispatchBelowAutograd():
+            y, hidden, *made = torch.ops.rmeeto.block.default(*tensors, eps, scale, True)
+        ctx.save_for_backward(*made, *tensors)
+        ctx.numbers = eps, scale
+        ctx.mark_non_differentiable(*made)
+        ctx.set_materialize_grads(False)
+        return (y, hidden, *made)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, dhidden: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:_GIVEN]
+        op = torch.ops.rmeeto.block_backward.default
+        gradients = op(dy, dhidden, *ctx.saved_tensors, *ctx.numbers, any(needs[2:]))
+        return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None, None)
+
+
+def _backward_flops(dy: object, dhidden: object, *shapes: Any, out_shape: object = None) -> int:  # noqa: ARG001
+    """Twice the forward pass; what is computed again is not counted, as in the model's own formula."""
+    return 2 * cost.forward_formula(*shapes[_KEPT : _KEPT + _GIVEN])
+
+
+register("block", cpu=_forward, fake=_fake, autograd=through("block", _Block, _GIVEN), flops=cost.forward_formula)
+register("block_backward", cpu=_backward, fake=_backward_fake, flops=_backward_flops)

@@ -14,8 +14,9 @@ from rmeeto.ops._structs import MergeCall
 from rmeeto.ops._tensors import address, all_dense, dense, rows, walk
 from rmeeto.ops.bimamba.reference import Direction
 
-# 8 numbers, eps, scale, x, time, 3 weights, two directions of 8, 2 results, 2 numbers, a BipartiteMerge
-_BLOCK_FORWARD = struct.Struct("=8q2d56q")
+# 8 numbers, eps, scale, x, time, 3 weights, two directions of 9, 2 results, 2 numbers, a BipartiteMerge
+_BLOCK_FORWARD = struct.Struct("=8q2d58q")
+_GRADIENTS = struct.Struct("=26q")  # a number, dy, dhidden, 5 results, two directions of 7
 _NO_MERGE = (0,) * 29
 _NO_WALK = (0, 0, 0)
 _OUTER = 3  # of a block's tensors: of the norm and of the projections in and out; then come two `Direction`s
@@ -33,7 +34,10 @@ def _first_way(weights: Sequence[Tensor]) -> Direction:
 
 
 class BlockForward(NamedTuple):
-    """One call: y and hidden, or what a merge leaves of them, and what both directions projected are written."""
+    """One call: y and hidden, or what a merge leaves of them, and what both directions projected are written.
+
+    So are their scans' states, where they are kept for the gradients.
+    """
 
     x: Tensor
     time: Tensor | None
@@ -44,24 +48,49 @@ class BlockForward(NamedTuple):
     results: tuple[Tensor, Tensor] | None  # y, hidden
     merge: MergeCall | None = None
     by_stream: bool = False
+    states: tuple[Tensor, Tensor] | None = None
 
     def run(self) -> None:
+        _held, packed = self.pack()
+        call("rmeeto_block_forward", packed, 1)
+
+    def pack(self) -> tuple[list[Any], bytes]:
         x, time = rows(self.x), None if self.time is None else self.time.float()
         parameters = _Parameters.of(self.weights)
         sizes = (*x.shape, *parameters.sizes, torch.get_num_threads())
-        p, p_b = (t.data_ptr() for t in self.projected)
         held: list[Any] = [x, time, parameters]
         merging: tuple[int, ...] = _NO_MERGE
         if self.merge is not None:
             kept, fields = self.merge.fields((0, 0, 0, 0), (0,) * 6)
             held, merging = [*held, kept], (1, self.by_stream, *fields)
         y, hidden = self.results or (None, None)
-        packed = _BLOCK_FORWARD.pack(
+        states = (0, 0) if self.states is None else (self.states[0].data_ptr(), self.states[1].data_ptr())
+        return held, _BLOCK_FORWARD.pack(
             *(*sizes, self.eps, self.scale, *walk(x), *walk(time)),
-            *parameters.of_block(0, p, p_b),
+            *parameters.of_block(0, (self.projected[0].data_ptr(), self.projected[1].data_ptr()), states),
             *(address(y), address(hidden), *merging),
         )
-        call("rmeeto_block_forward", packed, 1)
+
+
+class BlockBackward(NamedTuple):
+    """One call: every gradient that is there is written."""
+
+    of: BlockForward
+    shares: int
+    dy: Tensor | None
+    dhidden: Tensor | None
+    dx: Tensor
+    dtime: Tensor | None
+    dweights: Sequence[Tensor] | None  # as `BlockWeights.tensors` has them
+
+    def run(self) -> None:
+        held, packed = self.of.pack()
+        dy, dhidden = rows(self.dy), rows(self.dhidden)
+        weights = [0] * TENSORS if self.dweights is None else [t.data_ptr() for t in self.dweights]
+        results = (self.dx.data_ptr(), address(self.dtime), *weights)
+        packed += _GRADIENTS.pack(self.shares, *walk(dy), *walk(dhidden), *results)
+        call("rmeeto_block_backward", packed, 1)
+        del held, dy, dhidden
 
 
 class _Parameters(NamedTuple):
@@ -77,11 +106,11 @@ class _Parameters(NamedTuple):
         (channels, _, taps), rank, state = way.conv_weight.shape, way.dt_weight.shape[1], way.A_log.shape[1]
         return cls((channels, state, rank, taps), held, [t.data_ptr() for t in held])
 
-    def of_block(self, number: int, p: int, p_b: int) -> tuple[int, ...]:
-        """The addresses of one block, each direction with what it projects."""
+    def of_block(self, number: int, p: tuple[int, int], states: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
+        """The addresses of one block, each direction with what it projects and the states that it keeps."""
         begin, end = number * TENSORS, (number + 1) * TENSORS
         half = end - len(Direction._fields)
-        return (*self.addresses[begin:half], p, *self.addresses[half:end], p_b)
+        return (*self.addresses[begin:half], p[0], states[0], *self.addresses[half:end], p[1], states[1])
 
 
 class MergeNumbers(NamedTuple):
@@ -144,7 +173,7 @@ class BlockStack(NamedTuple):
                 (sizes, stand), turn = kept[:2], turn + 1
             elif made is not None:
                 hidden, p, p_b = (t.data_ptr() for t in made[1:4])
-            addresses = parameters.of_block(i, p, p_b)
+            addresses = parameters.of_block(i, (p, p_b))
             fields = (batch, tokens, width, *constant, *seen, *_NO_WALK, *addresses, y, hidden)
             packed.append(_BLOCK_FORWARD.pack(*fields, *numbers))
             tokens -= merge.r

@@ -15,7 +15,7 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *tensors, softplus, reverse, keep = arguments
     inputs = ScanInputs(*tensors)
     y = empty(inputs.u)
-    states = torch.empty(states_shape(inputs.u, inputs.A)) if keep else y.new_empty(0)
+    states = torch.empty(states_shape(inputs.u.shape, inputs.A)) if keep else y.new_empty(0)
     if y.numel():
         run([ScanForward(inputs, ScanFlags(softplus, reverse), y, states if keep else None)])
     return y if inputs.u.dtype is torch.float32 else y.to(inputs.u.dtype), states

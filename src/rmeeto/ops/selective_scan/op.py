@@ -26,7 +26,7 @@ LIBRARY.define(
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     u, A, keep = arguments[0], arguments[2], arguments[-1]
-    shape = states_shape(u, A) if keep else (0,)
+    shape = states_shape(u.shape, A) if keep else (0,)
     return u.new_empty(u.shape), u.new_empty(shape, dtype=torch.float32)
 
 

@@ -290,7 +290,7 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *tensors, softplus, reverse, keep = arguments
     u, delta, A, B, C, D, z, bias, time = _ready(tensors)
     batch, tokens, channels = u.shape
-    y, shape, state = u.new_empty(u.shape), states_shape(u, A), A.shape[1]
+    y, shape, state = u.new_empty(u.shape), states_shape(u.shape, A), A.shape[1]
     states = u.new_empty(shape if keep else 0, dtype=torch.float32)
     if y.numel():
         scratch = states.new_empty((batch, state, channels))
