@@ -67,7 +67,7 @@ inline void add_outer(const Outer &o, int64_t panel, int64_t begin, int64_t rows
         const int64_t count = smaller(kSummed, o.tokens - token);
         lay_out(o.across, token, count, first * kLanes, wide, o.tokens - 1, laid);
         const Down at{o.down.data + token * o.down.stride + begin, o.down.stride};
-        against_panel(at, rows, count, laid, wide, 0, [] {}, [&](int64_t i, int64_t c, V made) {
+        against_panel<kWide>(at, rows, count, laid, wide, 0, [] {}, [&](int64_t i, int64_t c, V made) {
             float *sum = sums + i * row + c;
             store(sum, load(sum) + made);
         });

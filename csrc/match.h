@@ -180,8 +180,8 @@ RMEETO_INLINE void against_all(const TokenMatch &m, const Matched &w, int64_t ba
         for (int64_t s = begin; s < end; s += kTileRows) {
             V sums[kTileRows][kWide];
             const float *source = w.source + (batch * w.padded + s) * m.width;
-            if (m.similarity == kL1) tile_of<kTileRows, true>(wide, Across{source, m.width}, m.width, columns, sums);
-            else tile_of<kTileRows, false>(wide, Across{source, m.width}, m.width, columns, sums);
+            if (m.similarity == kL1) tile_of<kTileRows, kWide, true>(wide, Across{source, m.width}, m.width, columns, sums);
+            else tile_of<kTileRows, kWide, false>(wide, Across{source, m.width}, m.width, columns, sums);
             for (int64_t i = 0; i < kTileRows; ++i)
                 for (int64_t n = 0; n < wide; ++n) {
                     const int64_t first = (panel + n) * kLanes;

@@ -24,10 +24,13 @@ struct Down {  // each row is a column of what lies there
 };
 
 // R rows against N vectors of columns. Every pair's sum is added up in the order of the inner numbers, whatever the tile.
-// Apart: not products, but minus the distances |a - b|.
+// Apart: not products, but the distances |a - b|.
 template <int R, int N, bool Apart, class Place>
-RMEETO_INLINE void tile(Place at, int64_t inner, const float *panel, V (*sums)[kWide]) {
-    V total[R][N] = {};
+RMEETO_INLINE void tile(Place at, int64_t inner, const float *panel, V (&total)[R][N]) {
+    RMEETO_UNROLL
+    for (int i = 0; i < R; ++i)
+        RMEETO_UNROLL
+    for (int n = 0; n < N; ++n) total[i][n] = V{};
     for (int64_t c = 0; c < inner; ++c) {
         V d[N];
         RMEETO_UNROLL
@@ -40,17 +43,19 @@ RMEETO_INLINE void tile(Place at, int64_t inner, const float *panel, V (*sums)[k
                 total[i][n] += Apart ? magnitude(s - d[n]) : s * d[n];
         }
     }
+}
+
+// The same where the number of vectors is known only now; minus the distances.
+template <int R, int N, bool Apart, class Place>
+inline void tile_of(int64_t wide, Place at, int64_t inner, const float *panel, V (*sums)[kWide]) {
+    if constexpr (N > 1)
+        if (wide < N) return tile_of<R, N - 1, Apart>(wide, at, inner, panel, sums);
+    V total[R][N];
+    tile<R, N, Apart>(at, inner, panel, total);
     RMEETO_UNROLL
     for (int i = 0; i < R; ++i)
         RMEETO_UNROLL
     for (int n = 0; n < N; ++n) sums[i][n] = Apart ? -total[i][n] : total[i][n];
-}
-
-template <int R, bool Apart, class Place>
-inline void tile_of(int64_t wide, Place at, int64_t inner, const float *panel, V (*sums)[kWide]) {
-    if (wide == 1) return tile<R, 1, Apart>(at, inner, panel, sums);
-    if (wide == 2) return tile<R, 2, Apart>(at, inner, panel, sums);
-    tile<R, kWide, Apart>(at, inner, panel, sums);
 }
 
 // A weight (outputs, inputs), or turned (inputs, outputs), to be read in panels of kWide vectors of outputs.
@@ -130,35 +135,37 @@ struct Ahead {
     }
 };
 
-template <int R, class Place, class See>
-RMEETO_INLINE void product_rows(Place at, int64_t row, int64_t inner, const float *panel, int64_t wide, int64_t first,
-                                See see) {
-    V sums[R][kWide];
-    tile_of<R, false>(wide, at.from(row), inner, panel, sums);
-    for (int64_t i = 0; i < R; ++i)
-        for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
-}
-
 // What is left below a whole tile: `rows` of at most R.
 template <int R, class Place, class See>
 inline void last_rows(int64_t rows, Place at, int64_t row, int64_t inner, const float *panel, int64_t wide,
                       int64_t first, See see) {
-    if (rows == R) return product_rows<R>(at, row, inner, panel, wide, first, see);
-    if constexpr (R > 1) last_rows<R - 1>(rows, at, row, inner, panel, wide, first, see);
+    if constexpr (R > 1)
+        if (rows < R) return last_rows<R - 1>(rows, at, row, inner, panel, wide, first, see);
+    V sums[R][kWide];
+    tile_of<R, kWide, false>(wide, at.from(row), inner, panel, sums);
+    for (int64_t i = 0; i < R; ++i)
+        for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
 }
 
-// Some rows against one panel, tile by tile: `see(row, column, vector)` for every vector, the panel's columns from
-// `first` on; `between()` before every tile.
-template <class Place, class Between, class See>
+// Some rows against one panel of at most N vectors, tile by tile: `see(row, column, vector)` for every vector, the panel's
+// columns from `first` on; `between()` before every tile. Sums of whole tiles are seen where they were made, in registers.
+template <int N, class Place, class Between, class See>
 RMEETO_INLINE void against_panel(Place at, int64_t rows, int64_t inner, const float *panel, int64_t wide, int64_t first,
                                  Between between, See see) {
+    if constexpr (N > 1)
+        if (wide < N) return against_panel<N - 1>(at, rows, inner, panel, wide, first, between, see);
     int64_t row = 0;
     for (; row + kTileRows <= rows; row += kTileRows) {
         between();
-        product_rows<kTileRows>(at, row, inner, panel, wide, first, see);
+        V sums[kTileRows][N];
+        tile<kTileRows, N, false>(at.from(row), inner, panel, sums);
+        RMEETO_UNROLL
+        for (int64_t i = 0; i < kTileRows; ++i)
+            RMEETO_UNROLL
+        for (int64_t n = 0; n < N; ++n) see(row + i, first + n * kLanes, sums[i][n]);
     }
     between();
-    last_rows<kTileRows - 1>(rows - row, at, row, inner, panel, wide, first, see);
+    if (row < rows) last_rows<kTileRows - 1>(rows - row, at, row, inner, panel, wide, first, see);
 }
 
 // x W^T of some rows, `stride` floats apart, and the panels [begin, end): `see(row, first output, vector)` for every
@@ -170,7 +177,7 @@ inline void product(const float *x, int64_t stride, int64_t rows, const Panels &
         if (!w.data) w.pack(number, room);
         const float *panel = w.data ? w.place(number) : room;
         Ahead ahead(w, number + 1, ceil_div(rows, kTileRows));
-        against_panel(Across{x, stride}, rows, w.inputs, panel, w.wide(number), number * kWide * kLanes,
+        against_panel<kWide>(Across{x, stride}, rows, w.inputs, panel, w.wide(number), number * kWide * kLanes,
                       [&] { ahead.fetch(); }, see);
     }
 }
