@@ -2,7 +2,8 @@
 
 One rule for all: the ways of doing one thing are timed in turns (A B C A B C ...) in one process, so that a drift of
 the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time. Told are
-the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours.
+the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours. Where a
+ratio is the claim, several fresh processes find it, and their median and range are told.
 
 Every round calls from another depth of Python's stack. CPython keeps its frames in pieces of 16 KiB, and a loop of
 calls across the end of a piece asks the system for a new one and gives it back each time: a way that happens to lie so
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -194,6 +196,35 @@ def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dic
     finally:
         gc.enable()
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def in_processes(name: str, options: argparse.Namespace, *more: str) -> list[dict[str, Timing]]:
+    """What `options.processes` fresh processes of this same script find for `--ways NAME`, one after the other.
+
+    Where a process's memory lies, and on which cores it runs, stays as it is while it lives, and moves a ratio by more
+    than its own rounds tell.
+    """
+    line = [*more, "--ways", name, "--threads", str(options.threads), "--repeats", str(options.repeats)]
+    line += ["--limit", str(options.limit)]
+    line += [flag for flag, on in (("--quick", options.quick), ("--cpu-time", options.cpu_time)) if on]
+    found = [json.loads(child(*line)) for _ in range(1 if options.quick else options.processes)]
+    return [{way: Timing(tuple(seconds)) for way, seconds in each.items()} for each in found]
+
+
+def tell(timings: Mapping[str, Timing]) -> None:
+    """Print what `in_processes` reads."""
+    print(json.dumps({way: list(timing.seconds) for way, timing in timings.items()}))
+
+
+def together(found: Sequence[Mapping[str, Timing]]) -> dict[str, Timing]:
+    """The rounds of all processes as one."""
+    return {way: Timing(tuple(s for each in found for s in each[way].seconds)) for way in found[0]}
+
+
+def told(ratios: Sequence[float]) -> str:
+    """A ratio that several processes found: the median, and the least and the most where they are several."""
+    middle = f"{statistics.median(ratios):.2f}x"
+    return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def _at_depth(depth: int, work: Callable[[], float]) -> float:

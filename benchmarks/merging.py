@@ -8,17 +8,18 @@
 2. The peak memory that one merge adds at 12,545 tokens, its input not counted.
 3. vim_tiny and vim_small, r tokens before every second block: measured over predicted speed-up. The prediction takes
    the un-merged model's own time per token of a block, (time of 24 blocks - time of 1) / 23 / 197, for every token that
-   a block still has, and nothing for the merges.
+   a block still has, and nothing for the merges. Ratios are the median, least and most of several processes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from harness import Call, Report, Timing, begin, child, forward_only, in_turns
+from harness import Call, Report, Timing, begin, child, forward_only, in_processes, in_turns, tell, together
 from memory import resident
 
 from rmeeto import Schedule, Settings, attach, create
@@ -29,6 +30,7 @@ from rmeeto.tokens import Features, TokenMap, Tokens
 SHAPES = ((16, 197, 192), (16, 197, 384), (8, 1569, 192), (1, 12545, 192))
 MODELS = {192: "vim_tiny", 384: "vim_small"}
 REMOVALS = (5, 11, 20)
+DEPTH, TOKENS = 24, 197  # of both models at 224 pixels
 BACKENDS = ("native", "reference")
 
 
@@ -37,12 +39,17 @@ def main() -> None:
         "merging",
         __doc__,
         models={"action": argparse.BooleanOptionalAction, "default": True, "help": "whole models, too"},
+        processes={"type": int, "default": 5, "help": "processes that time whole models, one after the other"},
         child={"choices": BACKENDS, "help": argparse.SUPPRESS},
+        ways={"choices": tuple(MODELS.values()), "help": argparse.SUPPRESS},
     )
     options = report.options
     shapes = SHAPES[:1] if options.quick else SHAPES
     if options.child:
         print(_memory(options.child, shapes[-1]))
+        return
+    if options.ways:
+        tell(in_turns(_models(options.ways), options))
         return
     rows = [row for shape in shapes for row in _merge(report, *shape)]
     headers = ["images, tokens, width", "native, ms", "10-90 %", "native is faster by", "share"]
@@ -119,31 +126,41 @@ def _memory(backend: str, shape: tuple[int, int, int]) -> float:
     return resident(peak=True) - before
 
 
-def _speed_up(report: Report, name: str) -> list[list[str]]:
+def _models(name: str) -> dict[str, Call]:
+    """The un-merged model, its first block and the merged ones, on 16 images."""
     whole, images = create(name).eval(), torch.randn(16, 3, 224, 224)
-    depth, n = whole.config.depth, whole.num_tokens
-    schedules = {f"r = {r}": Schedule.constant(r, depth) for r in REMOVALS}
     models = {"un-merged": whole, "one block": create(name, depth=1).eval()}
-    for label, schedule in schedules.items():
-        models[label] = attach(create(name).eval(), schedule)
-    timings = in_turns({label: forward_only(model, images) for label, model in models.items()}, report.options)
-    report.keep(name, timings)
-    unmerged, one = timings["un-merged"], timings["one block"]
-    per_block = (unmerged.median - one.median) / (depth - 1)
-    rows = [[f"{name}: un-merged", *unmerged.milliseconds(), "", "", ""]]
-    found: dict[str, Any] = {}
-    for label, schedule in schedules.items():
-        left = sum(schedule.lengths(n)) / n  # blocks' worth of tokens
-        predicted = unmerged.median / (one.median - per_block + per_block * left)
-        measured = timings[label].times_as_fast_as(unmerged)
-        found[label] = {"measured": measured, "predicted": predicted}
-        rows.append([f"{name}: {label}", *_cells(timings[label], measured, predicted)])
-    report.figures[f"{name}, speed-up"] = found
+    for r in REMOVALS:
+        models[f"r = {r}"] = attach(create(name).eval(), Schedule.constant(r, DEPTH))
+    return {label: forward_only(model, images) for label, model in models.items()}
+
+
+def _speed_up(report: Report, name: str) -> list[list[str]]:
+    found = in_processes(name, report.options)
+    pooled = together(found)
+    report.keep(name, pooled)
+    rows = [[f"{name}: un-merged", *pooled["un-merged"].milliseconds(), "", "", ""]]
+    figures: dict[str, Any] = {}
+    for r in REMOVALS:
+        label = f"r = {r}"
+        measured, predicted = zip(*[_ratios(r, timings) for timings in found], strict=True)
+        shares = [100 * m / p for m, p in zip(measured, predicted, strict=True)]
+        figures[label] = {"measured": list(measured), "predicted": list(predicted)}
+        of = f"{statistics.median(shares):.1f} % ({min(shares):.1f}-{max(shares):.1f})"
+        ratios = (f"{statistics.median(measured):.3f}x", f"{statistics.median(predicted):.3f}x")
+        rows.append([f"{name}: {label}", *pooled[label].milliseconds(), *ratios, of])
+    report.figures[f"{name}, speed-up"] = figures
     return rows
 
 
-def _cells(timing: Timing, measured: float, predicted: float) -> list[str]:
-    return [*timing.milliseconds(), f"{measured:.3f}x", f"{predicted:.3f}x", f"{100 * measured / predicted:.1f} %"]
+def _ratios(r: int, timings: Mapping[str, Timing]) -> tuple[float, float]:
+    """Measured and predicted speed-up by one process."""
+    depth, n = DEPTH, TOKENS
+    unmerged, one = timings["un-merged"], timings["one block"]
+    per_block = (unmerged.median - one.median) / (depth - 1)
+    left = sum(Schedule.constant(r, depth).lengths(n)) / n  # blocks' worth of tokens
+    predicted = unmerged.median / (one.median - per_block + per_block * left)
+    return timings[f"r = {r}"].times_as_fast_as(unmerged), predicted
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/page.py --check    # says whether the page is what the results say; exit code 1 where not
 
 A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`. `entry.remarks` are a result's remarks,
-`machine` is where all was measured. What was not measured yet says so.
+`machine` are the places where all was measured. What was not measured yet says so.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def rendered(page: str, results: Results) -> str:
 
 
 def _part(name: str, results: Results) -> str:
+    machines = list(dict.fromkeys(_machine(found) for found in results.values()))
     if name == "machine":
-        return "\n".join(dict.fromkeys(_machine(found) for found in results.values())) or "Nothing was measured yet."
+        return "\n".join(f"{n}. {told}" for n, told in enumerate(machines, 1)) or "Nothing was measured yet."
     entry, _, part = name.partition(".")
     found = results.get(entry)
     if found is None:
@@ -67,7 +68,8 @@ def _part(name: str, results: Results) -> str:
         return f"Not among the results of `{found['command']}`."
     table = found["tables"][part]
     how = " (quick: these numbers mean nothing)" if found["quick"] else ""
-    return f"{Table.of(table['headers'], table['rows']).to_markdown()}\n\nPrinted by `{found['command']}`{how}."
+    where = f" on machine {machines.index(_machine(found)) + 1}" if len(machines) > 1 else ""
+    return f"{Table.of(table['headers'], table['rows']).to_markdown()}\n\nPrinted by `{found['command']}`{where}{how}."
 
 
 def _machine(found: Mapping[str, Any]) -> str:
@@ -76,7 +78,7 @@ def _machine(found: Mapping[str, Any]) -> str:
     native = where.get("native")
     kernels = f"kernels for {native['instruction_set']} by {native['compiler']}" if native else "no native kernels"
     gpus = "".join(f", {name}" for name in where.get("gpus", ()))
-    return f"- {where['cpu']}, {where['cores']} cores, {where['threads']} threads{gpus}, {kernels}; {packages}."
+    return f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads{gpus}, {kernels}; {packages}."
 
 
 if __name__ == "__main__":

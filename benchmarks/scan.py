@@ -6,17 +6,32 @@
 Peers: the published loop's mathematics, mambapy's parallel scan, the slow path of transformers, our own reference in
 PyTorch, and the reference compiled by torch.compile. Before anything is timed each must equal the reference. One state
 update is one step of one state of one channel: b n e s of them in a scan. Memory is what one forward and backward pass
-adds to the peak of a fresh process.
+adds to the peak of a fresh process. How our kernel scales, and what its backward pass costs beside the forward one, is
+told as the median, least and most of several processes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from compiling import compiled
-from harness import Call, Report, Timing, Way, begin, child, forward_only, in_turns, with_gradients
+from harness import (
+    Call,
+    Report,
+    Timing,
+    Way,
+    begin,
+    child,
+    forward_only,
+    in_processes,
+    in_turns,
+    tell,
+    together,
+    told,
+    with_gradients,
+)  # fmt: skip
 from memory import resident
 from peers import Scan, mambapy, published, scan_inputs, transformers_scan
 from torch import Tensor
@@ -26,6 +41,8 @@ from rmeeto.ops.selective_scan import selective_scan_reference
 
 NATIVE, COMPILED = "rmeeto", "our reference, torch.compile"
 LENGTHS = (197, 785, 3137)
+BATCHES = (1, 16)
+KINDS = {"forward": "forward", "both": "forward + backward"}
 
 
 def main() -> None:
@@ -36,7 +53,9 @@ def main() -> None:
         channels={"type": int, "default": 384},
         state={"type": int, "default": 16},
         compile_limit={"type": float, "default": 240.0, "help": "seconds that one torch.compile may take; 0 is none"},
+        processes={"type": int, "default": 5, "help": "processes that time our kernel alone, one after the other"},
         child={"type": int, "help": argparse.SUPPRESS},
+        ways={"help": argparse.SUPPRESS},
     )
     options = report.options
     if options.child:
@@ -44,15 +63,17 @@ def main() -> None:
         return
     if options.quick:
         options.tokens, options.channels, options.compile_limit = 33, 64, 0
+    if options.ways:
+        tell(_on_a_set(options.ways, options))
+        return
     scans = _scans(report)
     rows: list[list[str]] = []
-    for batch in (1, 16):
+    for batch in BATCHES:
         inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
         for kind, way in (("forward", forward_only), ("forward + backward", with_gradients)):
             rows += _against_peers(report, scans, inputs, kind, way)
     columns = ["scan", "by", "ms", "10-90 %", "rounds", "10^9 updates/s", "rmeeto is faster by"]
     report.show("scan", columns, rows)
-    _scaling(report)
     _instruction_sets(report)
     _memory(report)
     report.finish()
@@ -103,45 +124,66 @@ def _row(case: str, name: str, timing: Timing, native: Timing, updates: int) -> 
     return [case, name, *timing.milliseconds(), str(len(timing.seconds)), speed, ratio]
 
 
-def _scaling(report: Report) -> None:
-    """Our kernel on one thread and on all, on every instruction set that has one of its own."""
-    options, rows = report.options, []
-    threads = sorted({1, options.threads})
-    for name in instruction_sets()[:-1] or instruction_sets():  # the last is for any processor
-        for batch in (1, 16):
-            inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
-            calls = {"forward": forward_only(_native, *inputs), "forward + backward": with_gradients(_native, inputs)}
-            ways = {f"{kind}, {t} threads": Way(call, t) for kind, call in calls.items() for t in threads}
-            with use_instruction_set(name):
-                timings = in_turns(ways, options)
-            report.keep(f"scaling, {name}, batch {batch}", timings)
-            for kind in calls:
-                one, most = (timings[f"{kind}, {t} threads"] for t in (1, options.threads))
-                scaled = f"{most.times_as_fast_as(one):.2f}x"
-                speed = f"{inputs[0].numel() * options.state / most.median / 1e9:.2f}"
-                label = f"{name}: {kind}, batch {batch}"
-                rows.append([label, one.milliseconds()[0], most.milliseconds()[0], scaled, speed])
-    all_of_them = f"all threads ({options.threads}), ms"
-    headers = ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"]
-    report.show("scaling", headers, rows)
+def _on_a_set(name: str, options: argparse.Namespace) -> dict[str, Timing]:
+    """Our kernel by one instruction set, both batches and passes, on one thread and on all."""
+    ways: dict[str, Way] = {}
+    for batch in BATCHES:
+        inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
+        calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
+        for threads in sorted({1, options.threads}):
+            ways |= {_case(kind, batch, threads): Way(call, threads) for kind, call in calls.items()}
+    with use_instruction_set(name):
+        return in_turns(ways, options)
+
+
+def _case(kind: str, batch: int, threads: int) -> str:
+    return f"{kind}, batch {batch}, {threads} threads"
 
 
 def _instruction_sets(report: Report) -> None:
-    """Our kernel on every instruction set of this processor, and the backward pass beside the forward one."""
-    rows = []
-    for batch in (1, 16):
-        inputs = scan_inputs(batch, report.options.tokens, report.options.channels, report.options.state)
-        calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
-        for name in instruction_sets():
-            with use_instruction_set(name):
-                timings = in_turns(calls, report.options)
-            report.keep(f"{name}, batch {batch}", timings)
-            forward, both = (timings[kind].median for kind in calls)
-            speed = f"{inputs[0].numel() * report.options.state / forward / 1e9:.2f}"
-            times = [timings[kind].milliseconds()[0] for kind in calls]
-            rows.append([f"{name}, batch {batch}", *times, speed, f"{both / forward - 1:.2f}x"])
+    """One thread and all of them, and the backward pass beside the forward one, by every set of this processor."""
+    options, scaling, sets = report.options, [], []
+    sizes = [f"--{name}={getattr(options, name)}" for name in ("tokens", "channels", "state")]
+    known = instruction_sets()
+    for name in known:
+        found = in_processes(name, options, *sizes)
+        pooled = together(found)
+        report.keep(name, pooled)
+        report.figures[f"{name}, medians of processes"] = [{way: t.median for way, t in each.items()} for each in found]
+        for batch in BATCHES:
+            updates = batch * options.tokens * options.channels * options.state
+            if name != known[-1] or len(known) == 1:  # the last is for any processor
+                scaling += [_scaled(name, kind, batch, found, pooled, options.threads, updates) for kind in KINDS]
+            forward, both = (pooled[_case(kind, batch, options.threads)] for kind in KINDS)
+            ratios = [_backward_over_forward(each, batch, options.threads) for each in found]
+            speed = f"{updates / forward.median / 1e9:.2f}"
+            times = (forward.milliseconds()[0], both.milliseconds()[0])
+            sets.append([f"{name}, batch {batch}", *times, speed, told(ratios)])
+    all_of_them = f"all threads ({options.threads}), ms"
+    report.show("scaling", ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"], scaling)
     columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s", "backward / forward"]
-    report.show("scan_sets", columns, rows)
+    report.show("scan_sets", columns, sets)
+
+
+def _scaled(
+    name: str,
+    kind: str,
+    batch: int,
+    found: Sequence[Mapping[str, Timing]],
+    pooled: Mapping[str, Timing],
+    threads: int,
+    updates: int,
+) -> list[str]:
+    one, most = (_case(kind, batch, t) for t in (1, threads))
+    ratios = [each[most].times_as_fast_as(each[one]) for each in found]
+    times = (pooled[one].milliseconds()[0], pooled[most].milliseconds()[0])
+    return [f"{name}: {KINDS[kind]}, batch {batch}", *times, told(ratios), f"{updates / pooled[most].median / 1e9:.2f}"]
+
+
+def _backward_over_forward(timings: Mapping[str, Timing], batch: int, threads: int) -> float:
+    """Both passes but for the forward one, over that."""
+    forward, both = (timings[_case(kind, batch, threads)].median for kind in KINDS)
+    return both / forward - 1
 
 
 def _memory(report: Report) -> None:

@@ -63,6 +63,24 @@ def test_threads_are_put_back(module) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_what_several_processes_found(module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    harness, lines = module("harness"), []
+    options = argparse.Namespace(threads=2, repeats=5, limit=1.0, quick=False, cpu_time=True, processes=3)
+
+    def child(*line: str) -> str:
+        lines.append(line)
+        harness.tell({"one": harness.Timing((1.0, 2.0 + len(lines)))})
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(harness, "child", child)
+    found = harness.in_processes("tiny", options, "--state=4")
+    wanted = ("--state=4", "--ways", "tiny", "--threads", "2", "--repeats", "5", "--limit", "1.0", "--cpu-time")
+    assert lines == [wanted] * 3
+    assert harness.together(found)["one"].seconds == (1.0, 3.0, 1.0, 4.0, 1.0, 5.0)
+    assert harness.told([each["one"].median for each in found]) == "2.50x (2.00-3.00)"
+    assert harness.told([1.5]) == "1.50x"
+
+
 @pytest.mark.parametrize("gradients", [False, True])
 def test_the_published_loop_is_the_reference(module, *, gradients: bool) -> None:
     """The peer that everybody is compared with computes what we compute."""
@@ -99,14 +117,21 @@ def test_one_benchmark_runs(tmp_path: Path) -> None:
 def test_the_page_shows_the_results(module) -> None:
     page = module("page")
     table = {"headers": ["way", "ms"], "rows": [["native", "1.5"]]}
+    where = {"cpu": "A", "cores": 2, "threads": 2, "packages": {"torch": "2.14"}}
     found = {"command": "python benchmarks/x.py", "quick": False, "tables": {"t": table}, "remarks": ["Said."]}
-    marks = "".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("x.t", "x.remarks", "y.t"))
+    found["environment"] = where
+    marks = "".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("x.t", "x.remarks", "y.t", "machine"))
     shown = page.rendered(marks, {"x": found})
     assert "| native | 1.5 |\n\nPrinted by `python benchmarks/x.py`." in shown
     assert "- Said." in shown
     assert "Not measured yet: `python benchmarks/y.py`." in shown
     assert "old" not in shown
+    assert "1. A, 2 cores, 2 threads, no native kernels; torch 2.14." in shown
     assert page.rendered(shown, {"x": found}) == shown
+    other = {**found, "environment": {**where, "cpu": "B"}}
+    shown = page.rendered(marks, {"w": found, "x": other})
+    assert "2. B, 2 cores" in shown
+    assert "Printed by `python benchmarks/x.py` on machine 2." in shown
 
 
 def test_the_page_is_what_the_results_say(module) -> None:
