@@ -3,8 +3,9 @@
     python benchmarks/page.py            # rewrites what stands between the marks, and the pictures
     python benchmarks/page.py --check    # says whether the page is what the results say; exit code 1 where not
 
-A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`. `entry.remarks` are a result's remarks,
-`machine` are the places where all was measured. What was not measured yet says so.
+A mark in the page is `<!-- entry.table -->`, its end `<!-- end -->`; what lies in a folder below the results, for it
+was measured elsewhere, has the folder's name in front: `<!-- folder_entry.table -->`. `entry.remarks` are a result's
+remarks, `machine` are the places where all was measured. What was not measured yet says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="results (all in benchmarks/results)")
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args()
-    results = read(options.files or sorted(RESULTS.glob("*.json")))
+    results = read(options.files or everything())
     before = PAGE.read_text(encoding="utf-8")
     after = rendered(before, results)
     if options.check:
@@ -42,9 +43,19 @@ def main() -> None:
         write_bytes(RESULTS / f"{name}.png", data)
 
 
+def everything() -> list[Path]:
+    """The files of all results."""
+    return [*sorted(RESULTS.glob("*.json")), *sorted(RESULTS.glob("*/*.json"))]
+
+
 def read(files: Iterable[Path]) -> dict[str, Mapping[str, Any]]:
-    """Results by the name of their entry."""
-    return {found["entry"]: found for found in map(read_json, files)}
+    """Results by the name of their entry, with that of the folder in front where they lie in one."""
+    return {_name(file, found["entry"]): found for file, found in ((file, read_json(file)) for file in files)}
+
+
+def _name(file: Path, entry: str) -> str:
+    folder = file.resolve().parent
+    return entry if folder.parent != RESULTS else f"{folder.name}_{entry}"
 
 
 def rendered(page: str, results: Results) -> str:

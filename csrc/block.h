@@ -1,6 +1,6 @@
-// Whole blocks in one go: norm, projection, convolution, scan, gate, projection, sum. What lies between is of one image at
-// a time, or of several with few tokens, and stays in the caches; nothing but the results is written for all images, and
-// for gradients the states at the start of every chunk.
+// Whole blocks in one go: norm, projection, convolution, scan, gate, projection, sum. What lies between is of one image
+// at a time, or of several with few tokens, and stays in the caches; nothing but the results is written for all images,
+// and for gradients the states at the start of every chunk.
 #pragma once
 #include "conv.h"
 #include "merge.h"
@@ -322,7 +322,8 @@ struct BlockTasks {
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
             const int64_t begin = piece % groups * kForwardGroup;
             const int64_t way = piece / groups, state = shared.b.state;
-            rates(shared.b.ways[way].A_log, begin * state, smaller(channels, begin + kForwardGroup) * state, shared.A[way]);
+            const int64_t end = smaller(channels, begin + kForwardGroup);
+            rates(shared.b.ways[way].A_log, begin * state, end * state, shared.A[way]);
             parameters.prepare(piece);
         }
     }

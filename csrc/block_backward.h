@@ -1,6 +1,6 @@
 // The gradients of whole blocks in one go. The forward pass kept the states at the start of every chunk and (dt, B, C);
-// all else is computed again, for one image or a few at a time, so that nothing between x and its gradient leaves a core's
-// caches. Each share of the batch adds up its own gradients of the weights; at the end these are added in the order of the shares.
+// all else is computed again, for one image or a few at a time, so that nothing between x and its gradient leaves a
+// core's caches. Each share of the batch adds up its own gradients of the weights; at the end shares are added in order.
 #pragma once
 #include "block_gradients.h"
 
@@ -44,10 +44,11 @@ struct BackwardImages {
         }
     }
 
-    // The gate is one for both directions: from dy of what comes out of it to that of what goes in. Where z was, its silu is
-    // then; where dz will be, what the sum of both directions is to be multiplied by.
+    // The gate is one for both directions: from dy of what comes out of it to that of what goes in. Where z was, its
+    // silu is then; where dz will be, what the sum of both directions is to be multiplied by.
     void open_gate(int64_t row) const {
-        float *z = t.xz + row * s.wide + b.channels, *dz = t.dxz + row * s.wide + b.channels, *dy = t.dy + row * s.narrow;
+        float *z = t.xz + row * s.wide + b.channels, *dz = t.dxz + row * s.wide + b.channels;
+        float *dy = t.dy + row * s.narrow;
         const float scale = float(b.scale);
         for (int64_t c = 0; c < b.channels; c += kInStep * kLanes) {
             V gates[kInStep];
@@ -93,8 +94,8 @@ struct BackwardImages {
     }
 
     void convolve(int64_t way, int64_t image) const {
-        const ConvForward c = {1, b.tokens, b.channels, b.taps, 1, way, from(t.xz, s.wide, image), nullptr, nullptr,
-                         to(t.u, s.narrow, image)};
+        const In x = from(t.xz, s.wide, image);
+        const ConvForward c = {1, b.tokens, b.channels, b.taps, 1, way, x, nullptr, nullptr, to(t.u, s.narrow, image)};
         by_taps<ConvForwardTask>(b.taps)(c, 0, 0, b.tokens, shared.conv[way]);
     }
 
@@ -108,7 +109,8 @@ struct BackwardImages {
         c.x = from(t.xz, s.wide, image);
         c.dy = from(t.du, s.narrow, image);
         c.dx = to(t.dxz, s.wide, image);
-        by_taps<ConvBackwardRow>(b.taps)(c, 0, shared.conv[way], reinterpret_cast<V *>(shared.conv_sums[way].of(share)));
+        V *const sums = reinterpret_cast<V *>(shared.conv_sums[way].of(share));
+        by_taps<ConvBackwardRow>(b.taps)(c, 0, shared.conv[way], sums);
     }
 
     void scan(int64_t way, int64_t image) const {
@@ -199,7 +201,9 @@ struct BackwardImages {
     In from(const float *rows, int64_t step, int64_t image) const {
         return {rows + (image - first) * b.tokens * step, 0, step};
     }
-    Out to(float *rows, int64_t step, int64_t image) const { return {rows + (image - first) * b.tokens * step, 0, step}; }
+    Out to(float *rows, int64_t step, int64_t image) const {
+        return {rows + (image - first) * b.tokens * step, 0, step};
+    }
 };
 
 int one_block_backward(const BlockBackward &call) {
@@ -226,7 +230,8 @@ int one_block_backward(const BlockBackward &call) {
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
             const int64_t way = piece / groups, begin = piece % groups * kBackwardGroup;
-            rates(b.ways[way].A_log, begin * b.state, smaller(b.channels, begin + kBackwardGroup) * b.state, shared.A[way]);
+            const int64_t end = smaller(b.channels, begin + kBackwardGroup);
+            rates(b.ways[way].A_log, begin * b.state, end * b.state, shared.A[way]);
             parameters.prepare(piece);
         }
 #pragma omp for schedule(dynamic, 1)

@@ -1,4 +1,4 @@
-// What the gradients of a block have in common for all images of a call: sizes, scratch memory, weights laid out, and sums.
+// What the gradients of a block have in common for all images of a call: sizes, scratch memory, laid-out weights, sums.
 #pragma once
 #include "block.h"
 #include "gradient.h"
@@ -14,16 +14,17 @@ struct ShareSums {
     float *data;
     int64_t floats;
 
-    ShareSums(Scratch &memory, int64_t shares, int64_t floats) : data(memory.array<float>(shares * floats)), floats(floats) {}
+    ShareSums(Scratch &memory, int64_t shares, int64_t floats)
+        : data(memory.array<float>(shares * floats)), floats(floats) {}
     float *of(int64_t share) const { return data + share * floats; }
     void clear(int64_t share) const { memset(of(share), 0, floats * sizeof(float)); }
 };
 
 // Sizes of a call; rows of scratch memory lie an odd number of cache lines apart, as in `BlockImages`.
 struct BackwardSizes {
-    int64_t outputs, padded, groups, images, rows;  // of a direction's projection; channels of kept states; channel groups;
-                                                    // images that go together at most, and their tokens
-    int64_t slim, narrow, wide, thin;               // floats from row to row: width, channels, 2 channels, outputs
+    int64_t outputs, padded, groups;   // of a direction's projection; channels of kept states; groups of channels
+    int64_t images, rows;              // that go together at most, and their tokens
+    int64_t slim, narrow, wide, thin;  // floats from row to row: width, channels, 2 channels, outputs
 
     explicit BackwardSizes(const BlockForward &b)
         : outputs(b.rank + 2 * b.state), padded(ceil_div(b.channels, kChannelPad) * kChannelPad),
@@ -36,8 +37,8 @@ struct BackwardSizes {
 struct BackwardThread {
     float *normed, *dhidden;          // (rows, width)
     float *xz, *dxz;                  // (rows, 2 channels)
-    float *u, *du, *ddelta, *dy, *y;  // (rows, channels): convolved; dy and y of the gated sum. At last dy holds the gradient
-                                      // of the normed tokens
+    float *u, *du, *ddelta, *dy, *y;  // (rows, channels): convolved; dy and y of the gated sum. At last dy holds the
+                                      // gradient of the normed tokens
     float *dp;                        // (rows, outputs)
     float *laid;                      // tokens of a panel
     Partials partials;                // of one image
@@ -69,7 +70,8 @@ struct BackwardShared {
     V *conv[2];
     float *A[2];
     Panels in, in_back, out_back, project_back[2], dt_back[2];
-    const Panels *const all[7] = {&in, &in_back, &out_back, &project_back[0], &project_back[1], &dt_back[0], &dt_back[1]};
+    const Panels *const all[7] = {&in,         &in_back,    &out_back, &project_back[0], &project_back[1],
+                                  &dt_back[0], &dt_back[1]};
     ShareSums weights[kWeights], rate_sums[2], skip_sums[2], bias_sums[2], conv_sums[2], norm_sums;
     ScanBackward scans[2];
 
@@ -181,7 +183,7 @@ struct BackwardShared {
         const BlockGradients &d = call.ways[way];
         const int64_t shares = call.shares, size = b.channels * b.state;
         for (int64_t k = 0; k < b.state; ++k)
-            add_batch(d.A_log + k, b.state, rate_sums[way].data + k * s.padded, shares, rate_sums[way].floats, b.channels);
+            add_batch(d.A_log + k, b.state, rate_sums[way].data + k * s.padded, shares, s.padded * b.state, b.channels);
         for (int64_t i = 0; i < size; ++i) d.A_log[i] *= A[way][i];
         add_batch(d.D, 1, skip_sums[way].data, shares, s.padded, b.channels);
         add_batch(d.dt_bias, 1, bias_sums[way].data, shares, s.padded, b.channels);

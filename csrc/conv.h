@@ -20,7 +20,7 @@ inline void arrange_weight(const float *weight, const float *bias, int64_t chann
     }
 }
 
-// G vectors of channels of token l in step, all taps there: a vector by itself would wait for each step of its exponential.
+// G vectors of channels of token l in step, all taps there: one by itself would wait for each step of its exponential.
 template <int K, int G>
 RMEETO_INLINE void conv_vectors(const Walk<const float> &x, const Walk<float> &y, int64_t l, int64_t channel,
                                 const V *weight) {
@@ -40,8 +40,8 @@ RMEETO_INLINE void conv_vectors(const Walk<const float> &x, const Walk<float> &y
     for (int i = 0; i < G; ++i) store(y.at(l) + channel + i * kLanes, sums[i] * gates[i]);
 }
 
-// One vector of channels, of which some are no more; or of a token so early that taps are missing: each counts as zero, and
-// zero times infinity is NaN, as in the reference.
+// One vector of channels, of which some are no more; or of a token so early that taps are missing: each counts as zero,
+// and zero times infinity is NaN, as in the reference.
 template <int K>
 inline void conv_part(const Walk<const float> &x, const Walk<float> &y, int64_t l, int64_t channel, int64_t count,
                       const V *weight) {

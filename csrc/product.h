@@ -147,8 +147,9 @@ inline void last_rows(int64_t rows, Place at, int64_t row, int64_t inner, const 
         for (int64_t n = 0; n < wide; ++n) see(row + i, first + n * kLanes, sums[i][n]);
 }
 
-// Some rows against one panel of at most N vectors, tile by tile: `see(row, column, vector)` for every vector, the panel's
-// columns from `first` on; `between()` before every tile. Sums of whole tiles are seen where they were made, in registers.
+// Some rows against one panel of at most N vectors, tile by tile: `see(row, column, vector)` for every vector, the
+// panel's columns from `first` on; `between()` before every tile. Sums of whole tiles are seen where they were made, in
+// registers.
 template <int N, class Place, class Between, class See>
 RMEETO_INLINE void against_panel(Place at, int64_t rows, int64_t inner, const float *panel, int64_t wide, int64_t first,
                                  Between between, See see) {

@@ -35,7 +35,8 @@ constexpr int64_t kLanes = RMEETO_LANES;
 typedef float V __attribute__((vector_size(RMEETO_LANES * 4)));
 typedef int32_t VI __attribute__((vector_size(RMEETO_LANES * 4)));
 
-RMEETO_INLINE V splat(float x) { return V RMEETO_SPLAT(x); }  // from memory one load, where a sum would take three steps
+// From memory this is one load, where V{} + x would be three steps.
+RMEETO_INLINE V splat(float x) { return V RMEETO_SPLAT(x); }
 
 RMEETO_INLINE V load(const float *p) {
     V v;

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rmeeto.evaluate.mode import on_threads
 from rmeeto.models import create
 from rmeeto.ops import native_info
 from rmeeto.reduction import Settings, attach, detach, trace
@@ -129,3 +130,28 @@ def test_all_in_one_op_leaves_what_one_after_the_other_leaves(removals):
         for name in ("B", "C", "delta"):
             assert all(map(torch.equal, getattr(found.features, name), getattr(wanted.features, name)))
         assert torch.equal(found.features.hidden, wanted.features.hidden)
+
+
+@pytest.mark.skipif(native_info() is None, reason="no native kernels here")
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_in_training_a_block_is_one_op_and_learns_what_its_parts_learn(merged, rate):
+    torch.manual_seed(0)
+    model = create("vim_nano", img_size=12, embed_dim=16, depth=3, drop_path_rate=rate).train()
+    images = torch.randn(8, 1, 12, 12)
+    if merged:
+        attach(model, Schedule.of([0, 3, 0]))
+    gradients, ops = [], []
+    for watched in (False, True):
+        if watched:
+            for layer in model.layers:
+                layer.mixer.register_forward_hook(lambda *_: None)
+        model.zero_grad()
+        torch.manual_seed(1)  # the paths
+        with on_threads(2), Named() as seen:
+            model(images).square().sum().backward()
+        ops.append([name for name in seen.names if name in ("block", "block_backward", "bimamba", "bimamba_backward")])
+        gradients.append([p.grad for p in model.parameters()])
+    assert ops == [["block"] * 3 + ["block_backward"] * 3, ["bimamba"] * 3 + ["bimamba_backward"] * 3]
+    for in_one, by_parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(in_one, by_parts, rtol=1e-4, atol=1e-5)

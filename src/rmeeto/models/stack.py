@@ -51,10 +51,11 @@ class Block(nn.Module):
         self.drop_path = DropPath(0.0)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        if self.is_one():
+        if self.has_bare_parts():
             mixer = self.mixer
             made = ops.block(tokens.x, *self.weights(), tokens.time, eps=self.norm.eps, scale=mixer.scale)
-            return tokens.computed(made.y, mixer.features(made.hidden, made.projected))
+            y = made.y if self.drops_nothing() else tokens.x + self.drop_path(made.hidden)
+            return tokens.computed(y, mixer.features(made.hidden, made.projected))
         features = self.mixer(self.norm(tokens.x), tokens.time)
         return tokens.computed(tokens.x + self.drop_path(features.hidden), features)
 
@@ -96,22 +97,31 @@ class Block(nn.Module):
         return parts["norm"].eps, parts["mixer"].scale
 
     def is_one(self) -> bool:
-        """Whether nobody has changed or watches a part, so that all parts may be computed in one go."""
+        """Whether all parts may be computed in one go."""
+        return self.has_bare_parts() and self.drops_nothing()
+
+    def has_bare_parts(self) -> bool:
+        """Whether nobody has changed or watches a part, but for the path that may drop all they give."""
         parts: Any = self._modules  # an attribute of a module costs a search in all of its tables
-        mixer, path = parts["mixer"], parts["drop_path"]
+        mixer = parts["mixer"]
         inner: Any = mixer._modules
         return (
             is_bare(mixer, Mixer)
             and is_bare(parts["norm"], RMSNorm)
             and is_bare(inner["in_proj"], Linear)
             and is_bare(inner["out_proj"], Linear)
-            and is_bare(path, DropPath)
-            and not (self.training and path.drop_prob)
             and not is_watched()
         )
 
+    def drops_nothing(self) -> bool:
+        """Whether the path is the identity."""
+        path: Any = self._modules["drop_path"]
+        return is_bare(path, DropPath) and not (self.training and path.drop_prob)
+
     # torch.compile asks once and keeps the answer, instead of asking all of it in front of every call.
-    is_one._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    for _asked in (is_one, has_bare_parts, drops_nothing):
+        _asked._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    del _asked
 
 
 # How a block is run: its plain call, or another that gives the same.

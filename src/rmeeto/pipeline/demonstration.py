@@ -23,7 +23,7 @@ from rmeeto.retrain.loop import CHECKPOINTS
 # Few merges, for each costs time, and none before the third block: the later ones re-train better (docs/log.md).
 SCHEDULE = ScheduleSpec(removals=json.dumps([0, 0, 40, 40, 40, 0, 0, 0, 0, 0, 0, 0]))
 RECIPE = Recipe(
-    epochs=5,
+    epochs=8,
     batch_size=64,
     lr=1.2e-3,
     min_lr=1e-5,
