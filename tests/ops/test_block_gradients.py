@@ -154,7 +154,9 @@ def test_a_thread_without_images_of_its_own_means_the_parts() -> None:
 @pytest.mark.parametrize("name", [name for name in OTHERS if name != "wanted"])
 def test_what_the_kernel_is_not_for_is_composed(name: str) -> None:
     arguments = OTHERS[name](make(8, 5, 4, 8, 3, 2, 4))
-    assert not fits_training(arguments["x"], tensors_of(arguments), arguments["directions"])
+    weights = [arguments[field] for field in ("norm_weight", "in_proj", "out_proj")]
+    weights += [*arguments["directions"][0], *arguments["directions"][1]]
+    assert not fits_training(arguments["x"], arguments["time"], weights, arguments["directions"])
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_what_the_kernel_is_not_for_is_composed(name: str) -> None:
     [(64, 33_000, MOST_SHARES), (5, 33_000, 5), (64, 1_000_000, 8), (64, 4_000_000, 4), (3, 4_000_000, 3)],
 )
 def test_shares_follow_batch_and_weights(batch: int, floats: int, shares: int) -> None:
-    assert shares_of(torch.empty(batch, 2, 2), [torch.empty(floats, device="meta"), None]) == shares
+    assert shares_of(torch.empty(batch, 2, 2), [torch.empty(floats, device="meta")]) == shares
 
 
 @native

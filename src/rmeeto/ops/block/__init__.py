@@ -82,10 +82,11 @@ def block(
     Source: Vim, arXiv 2401.09417, algorithm 1.
     """
     _check(x, norm_weight, in_proj, directions, out_proj, time)
-    tensors = (x, norm_weight, in_proj, out_proj, time, *directions[0], *directions[1])
+    weights = (norm_weight, in_proj, out_proj, *directions[0], *directions[1])
     if backends.setting(backend) in ("auto", "native"):
+        tensors = (x, time, *weights)
         keep = wants_gradient(tensors)
-        if native.fits_training(x, tensors, directions) if keep else native.fits(tensors, directions):
+        if native.fits_training(x, time, weights, directions) if keep else native.fits(tensors, directions):
             return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale, keep=keep))
     found = block_reference(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
     return Blocked(*found)

@@ -45,9 +45,11 @@ def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Directio
     return not wants_gradient(tensors) and _fits(tensors, directions)
 
 
-def fits_training(x: Tensor, tensors: Sequence[Tensor | None], directions: tuple[Direction, Direction]) -> bool:
-    """The same where somebody wants gradients: there, each thread needs images of its own, as many as the others."""
-    return shares_of(x, tensors[1:]) >= 2 * _threads() and _fits(tensors, directions)
+def fits_training(
+    x: Tensor, time: Tensor | None, weights: Sequence[Tensor], directions: tuple[Direction, Direction]
+) -> bool:
+    """The same where somebody wants gradients: there, each thread needs two shares of the batch or more."""
+    return shares_of(x, weights) >= 2 * _threads() and _fits((x, time, *weights), directions)
 
 
 def _threads() -> int:
@@ -74,9 +76,9 @@ def _fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Directi
     )
 
 
-def shares_of(x: Tensor, weights: Sequence[Tensor | None]) -> int:
-    """In how many shares of the batch the gradients are added up: never the number of threads, which changes sums."""
-    floats = sum(t.numel() for t in weights if t is not None)
+def shares_of(x: Tensor, weights: Sequence[Tensor]) -> int:
+    """In how many shares of the batch gradients are added up: whatever the threads, for sums depend on it."""
+    floats = sum(t.numel() for t in weights)
     return max(1, min(x.shape[0], MOST_SHARES, max(MOST_SHARES // 4, _SHARED_FLOATS // floats)))
 
 
