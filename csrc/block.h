@@ -122,16 +122,21 @@ struct BlockThread {
     }
 };
 
-// A = -exp(A_log) of the numbers [begin, end).
-inline void rates(const float *A_log, int64_t begin, int64_t end, float *A) {
-    for (int64_t i = begin; i < end; i += kInStep * kLanes) {
+// One piece of the scans' parameters, a group of channels of a direction, and before it A = -exp(A_log) of these.
+template <class Call>
+inline void prepare_scan(const BlockForward &b, float *const *A, SharedParameters<Call> &parameters, int64_t piece) {
+    const int64_t way = piece / parameters.groups, channel = piece % parameters.groups * parameters.width;
+    const int64_t end = smaller(b.channels, channel + parameters.width) * b.state;
+    const float *A_log = b.ways[way].A_log;
+    for (int64_t i = channel * b.state; i < end; i += kInStep * kLanes) {
         V v[kInStep];
         for (int64_t k = 0; k < kInStep; ++k)
             v[k] = i + k * kLanes < end ? load(A_log + i + k * kLanes, end - i - k * kLanes) : V{};
         exps<kInStep>(v);
         for (int64_t k = 0; k < kInStep && i + k * kLanes < end; ++k)
-            store(A + i + k * kLanes, -v[k], end - i - k * kLanes);
+            store(A[way] + i + k * kLanes, -v[k], end - i - k * kLanes);
     }
+    parameters.prepare(piece);
 }
 
 // What the scans of all images have in common.
@@ -200,11 +205,7 @@ struct BlockShared {
         const Panels *const all[] = {&project[0], &project[1], &in, &out};
         if (piece < 2)
             return arrange_weight(b.ways[piece].conv_weight, b.ways[piece].conv_bias, b.channels, b.taps, conv[piece]);
-        piece -= 2;
-        for (const Panels *panels : all) {
-            if (piece < panels->count) return panels->pack(piece, panels->place(piece));
-            piece -= panels->count;
-        }
+        pack_piece(all, piece - 2);
     }
 
     void norm(const BlockImages &t, int64_t begin, int64_t end) const {
@@ -315,17 +316,11 @@ struct BlockTasks {
 
     // Lay out all weights but those that a product lays out as it goes.
     void prepare() const {
-        const int64_t pieces = shared.pieces(), groups = parameters.groups, channels = shared.b.channels;
+        const int64_t pieces = shared.pieces();
 #pragma omp for schedule(static) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
-            const int64_t begin = piece % groups * kForwardGroup;
-            const int64_t way = piece / groups, state = shared.b.state;
-            const int64_t end = smaller(channels, begin + kForwardGroup);
-            rates(shared.b.ways[way].A_log, begin * state, end * state, shared.A[way]);
-            parameters.prepare(piece);
-        }
+        for (int64_t piece = 0; piece < parameters.pieces; ++piece) prepare_scan(shared.b, shared.A, parameters, piece);
     }
 
     // All threads together.

@@ -220,7 +220,7 @@ int one_block_backward(const BlockBackward &call) {
     const BackwardShared shared(call, sizes, memory);
     SharedParameters<ScanBackward> parameters(shared.scans, 2, kBackwardGroup);
     if (!parameters.all) return 1;
-    const int64_t pieces = shared.pieces(), groups = parameters.groups, results = shared.result_pieces();
+    const int64_t pieces = shared.pieces(), results = shared.result_pieces();
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         Scratch own(kept + shared_bytes + thread_number() * thread_bytes);
@@ -228,12 +228,7 @@ int one_block_backward(const BlockBackward &call) {
 #pragma omp for schedule(static) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < parameters.pieces; ++piece) {
-            const int64_t way = piece / groups, begin = piece % groups * kBackwardGroup;
-            const int64_t end = smaller(b.channels, begin + kBackwardGroup);
-            rates(b.ways[way].A_log, begin * b.state, end * b.state, shared.A[way]);
-            parameters.prepare(piece);
-        }
+        for (int64_t piece = 0; piece < parameters.pieces; ++piece) prepare_scan(b, shared.A, parameters, piece);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t share = 0; share < call.shares; ++share) {
             const int64_t end = (share + 1) * b.batch / call.shares;

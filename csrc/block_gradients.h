@@ -130,11 +130,7 @@ struct BackwardShared {
     void prepare(int64_t piece) const {
         if (piece < 2)
             return arrange_weight(b.ways[piece].conv_weight, b.ways[piece].conv_bias, b.channels, b.taps, conv[piece]);
-        piece -= 2;
-        for (const Panels *each : all) {
-            if (piece < each->count) return each->pack(piece, each->place(piece));
-            piece -= each->count;
-        }
+        pack_piece(all, piece - 2);
     }
 
     void clear(int64_t share) const {

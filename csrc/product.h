@@ -116,6 +116,12 @@ struct Panels {
     }
 };
 
+// Lay out one of the panels of some weights, which are numbered through.
+inline void pack_piece(const Panels *const *weights, int64_t piece) {
+    for (; piece >= (*weights)->count; ++weights) piece -= (*weights)->count;
+    (*weights)->pack(piece, (*weights)->place(piece));
+}
+
 // Asks for the weights of a panel that is not laid out, a part at a time, while others are worked with: memory is far,
 // and a panel's rows are too many streams for the processor to follow by itself.
 struct Ahead {

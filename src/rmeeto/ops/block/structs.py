@@ -84,13 +84,12 @@ class BlockBackward(NamedTuple):
     dweights: Sequence[Tensor] | None  # as `BlockWeights.tensors` has them
 
     def run(self) -> None:
-        held, packed = self.of.pack()
+        _held, packed = self.of.pack()
         dy, dhidden = rows(self.dy), rows(self.dhidden)
         weights = [0] * TENSORS if self.dweights is None else [t.data_ptr() for t in self.dweights]
         results = (self.dx.data_ptr(), address(self.dtime), *weights)
         packed += _GRADIENTS.pack(self.shares, *walk(dy), *walk(dhidden), *results)
         call("rmeeto_block_backward", packed, 1)
-        del held, dy, dhidden
 
 
 class _Parameters(NamedTuple):
