@@ -100,7 +100,10 @@ DEFAULTS = {
         "rmeeto.pipeline.retraining.retrain",
         [ModelSpec(), DataSpec(batch_size=512), ScheduleSpec(), Settings(), Recipe(), Augment(), SpeedSpec()],
     ),
-    "evaluate": ("rmeeto.pipeline.measuring.evaluate", [ModelSpec(), DataSpec(), Settings()]),
+    "evaluate --merge": (
+        "rmeeto.pipeline.measuring.evaluate",
+        [ModelSpec(), DataSpec(), ScheduleSpec(), Settings()],
+    ),
     "benchmark": (
         "rmeeto.pipeline.measuring.benchmark",
         [ModelSpec(), SpeedSpec(), ScheduleSpec(), Settings(), PrecisionSpec()],
@@ -114,7 +117,7 @@ class Called(Exception):
 
 @pytest.mark.parametrize("command", DEFAULTS)
 def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, groups = DEFAULTS[command]
+    (target, groups), words = DEFAULTS[command], command.split()
     given: list[Any] = []
 
     def called(*arguments: Any, **named: Any) -> None:
@@ -122,12 +125,12 @@ def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.
         raise Called
 
     monkeypatch.setattr(target, called)
-    output = ["--output", "new"] if "--output" in _options(command) else []
-    monkeypatch.setattr(sys, "argv", ["rmeeto", command, *output])
+    output = ["--output", "new"] if "--output" in _options(words[0]) else []
+    monkeypatch.setattr(sys, "argv", ["rmeeto", *words, *output])
     with pytest.raises(Called):
         main()
     assert all(group in given for group in groups)
-    shown = _options(command)
+    shown = _options(words[0])
     for group in groups:
         for field in dataclasses.fields(group):
             option = shown["--" + field.name.replace("_", "-")]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import Attention
 from torch import nn
 
 from rmeeto.evaluate import counted_cost, published_cost
 from rmeeto.evaluate.cost import COUNTED
 from rmeeto.models import create
-from rmeeto.ops import use_backend
+from rmeeto.ops import _library, use_backend
+from rmeeto.reduction import attach
 from rmeeto.schedule import Schedule
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "flops_paper_formula.json").read_text(encoding="utf-8"))
@@ -68,7 +70,8 @@ def test_what_counts_nothing_costs_nothing():
     assert (cost.gflops, cost.by_operator) == (0, {})
 
 
-def test_a_vision_mamba_s_products_are_all_counted():
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_vision_mamba_costs_the_same_whatever_computes_it(backend):
     model = create("vim_nano", img_size=(8, 8), depth=2)
     config, n = model.config, 17
     c, e = config.embed_dim, config.expand * config.embed_dim
@@ -77,10 +80,44 @@ def test_a_vision_mamba_s_products_are_all_counted():
     products = 2 * (2 * per_block + (n - 1) * c * config.patch_size**2 * config.in_chans + c * config.num_classes)
     convs = 2 * 2 * 2 * n * e * config.conv_width
     scans = 2 * 2 * n * e * (9 * s + 2)
-    cost = counted_cost(model, torch.zeros(1, config.in_chans, 8, 8))
-    # The reference's convolutions and scans are element-wise operations of torch, which its counter leaves out.
-    core = convs + scans if "rmeeto.bimamba" in cost.by_operator else 0
-    assert round(sum(cost.by_operator.values()) * 1e9) == products + core
-    with use_backend("reference"):
+    with use_backend(backend):
         cost = counted_cost(model, torch.zeros(1, config.in_chans, 8, 8))
-    assert round(sum(cost.by_operator.values()) * 1e9) == products
+    assert round(sum(cost.by_operator.values()) * 1e9) == products + convs + scans
+
+
+def test_counting_takes_no_kernel(monkeypatch):
+    model = attach(create("vim_nano", img_size=(8, 8), depth=2), Schedule((3, 0)))
+    images = torch.zeros(1, *model.config.input_shape)
+    wanted = counted_cost(model, images)
+    monkeypatch.setattr(_library, "_library", None)
+    monkeypatch.setattr(_library, "_problem", "no kernels were compiled")
+    assert counted_cost(model, images) == wanted
+
+
+def test_attention_is_counted():
+    tokens, width, heads = 5, 8, 2
+    model = Attention(width, heads)
+    assert model.fused_attn
+    products = 2 * tokens * width * (3 * width + width) + 2 * 2 * tokens**2 * width
+    assert round(counted_cost(model, torch.zeros(1, tokens, width)).gflops * 1e9) == products
+
+
+class _Choosing(nn.Module):
+    """Looks at values, which shapes do not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.layer.weight.T[:, :3] @ x.T) if x.sum() > 0 else self.layer(x)
+
+
+@pytest.mark.parametrize(("value", "flops"), [(0.0, 2 * 3 * 3 * 4), (1.0, 2 * 3 * 3 * 3 + 2 * 3 * 3 * 4)])
+def test_what_looks_at_values_is_run(value, flops):
+    assert round(counted_cost(_Choosing(), torch.full((3, 3), value)).gflops * 3e9) == flops
+
+
+def test_a_wrong_shape_is_told_by_the_model_itself():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        counted_cost(nn.Linear(3, 4), torch.zeros(1, 5))

@@ -42,6 +42,11 @@ def test_evaluating_merged(trained: Path, photos: DataSpec) -> None:
     assert by_fives.loss == pytest.approx(merged.loss, rel=1e-5)
 
 
+def test_settings_without_a_schedule_need_a_model_that_merges(trained: Path, photos: DataSpec) -> None:
+    with pytest.raises(SettingsError, match="no schedule came with this model"):
+        pipeline.evaluate(ModelSpec(model=str(trained)), photos, settings=Settings())
+
+
 def test_evaluating_opens_validation_images_alone(trained: Path, photos: DataSpec, tmp_path: Path) -> None:
     only = DataSpec(data=str(Path(photos.data) / "missing"), val_data=str(Path(photos.data) / "val"))
     assert pipeline.evaluate(ModelSpec(model=str(trained)), only).images == 12

@@ -107,6 +107,16 @@ def test_the_faster_model_does_what_was_recorded(faster: tuple[Path, dict[str, A
     assert pipeline.evaluate(ModelSpec(model=str(output)), photos).top1 == result["retrained"]["top1"]
 
 
+def test_a_model_that_merges_is_evaluated_by_other_settings(
+    faster: tuple[Path, dict[str, Any]], photos: DataSpec
+) -> None:
+    spec, pruning = ModelSpec(model=str(faster[0])), Settings(mode="prune")
+    own, pruned = pipeline.evaluate(spec, photos), pipeline.evaluate(spec, photos, settings=pruning)
+    assert own.loss != pruned.loss
+    assert pipeline.evaluate(spec, photos, schedule=SCHEDULE).loss == own.loss
+    assert pipeline.evaluate(spec, photos, schedule=SCHEDULE, settings=pruning).loss == pruned.loss
+
+
 def test_merging_alone_is_what_evaluate_merges(
     faster: tuple[Path, dict[str, Any]], trained: Path, photos: DataSpec
 ) -> None:

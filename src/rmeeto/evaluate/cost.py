@@ -6,13 +6,15 @@ n tokens that a merge looks at, r tokens that it removes.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.evaluate.mode import evaluating
+from rmeeto.ops import use_backend
 from rmeeto.records import Cost
 
 COUNTED = "torch FLOP counter, forward, both directions, 2 per multiply-add"
@@ -20,25 +22,49 @@ PUBLISHED = "published formula, one direction, multiply-adds and operations mixe
 
 
 def counted_cost(model: Callable[[Tensor], Tensor], example: Tensor) -> Cost:
-    """Count the operations of one image by running it: matrix products, convolutions, scans.
+    """Count the operations of one image: matrix products, attention, convolutions, scans.
+
+    A module is counted by shapes alone: a copy of it without values runs, so that the count is the same on every
+    device and with every backend. A model that reads values to choose its way runs as it is; there, torch counts
+    neither what attention fuses on a CPU nor the scans of the reference.
 
     Args:
         model: images -> logits; a module is run in eval mode.
         example: (b, c, h, w) images; the count is divided by b.
 
     Returns:
-        The cost per image, with the share of each operator. Element-wise operations are not counted, and the
-        scan only where an op of its own computes it (`rmeeto doctor` says so), not in the reference.
+        The cost per image, with the share of each operator. Element-wise operations are not counted.
     """
+    flops = _by_shapes(model, example) if isinstance(model, nn.Module) else None
+    if flops is None:
+        flops = _flops(model, example)
+    images = len(example)
+    by_operator = {operator: count / images / 1e9 for operator, count in flops.items()}
+    largest_first = dict(sorted(by_operator.items(), key=lambda item: -item[1]))
+    return Cost(sum(flops.values()) / images / 1e9, COUNTED, largest_first)
+
+
+def _by_shapes(model: nn.Module, example: Tensor) -> dict[str, int] | None:
+    """FLOPs by operator from shapes alone, or None where they do not say all."""
+    tensors = (*model.parameters(), *model.buffers())
+    try:
+        without_values = {id(t): _without_values(t) for t in tensors}
+        with use_backend("auto"):  # an op's formula does not ask what would compute it
+            return _flops(copy.deepcopy(model, without_values), example.to("meta"))
+    except (NotImplementedError, RuntimeError):  # torch's words where values are needed; a true error comes again
+        return None
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    bare = tensor.detach().to("meta")
+    return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare
+
+
+def _flops(model: Callable[[Tensor], Tensor], example: Tensor) -> dict[str, int]:
     counter = FlopCounterMode(display=False)
     with evaluating(model), counter:
         model(example)
-    images = len(example)
-    by_operator = {
-        str(operator): flops / images / 1e9 for operator, flops in counter.get_flop_counts().get("Global", {}).items()
-    }
-    largest_first = dict(sorted(by_operator.items(), key=lambda item: -item[1]))
-    return Cost(counter.get_total_flops() / images / 1e9, COUNTED, largest_first)
+    return {str(operator): flops for operator, flops in counter.get_flop_counts().get("Global", {}).items()}
 
 
 def published_cost(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rmeeto.data import DataSpec, open_validation
+from rmeeto.errors import SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.evaluate.mode import evaluating
 from rmeeto.models import Vim, to_precision
@@ -38,8 +39,8 @@ def evaluate(
     Args:
         model: a model's folder, or a name with a weight file.
         data: the images; only their validation part is opened.
-        schedule: merge tokens as it says, without training; None takes the model as it comes.
-        settings: how tokens are matched and merged.
+        schedule: merge tokens as it says, without training; None takes the schedule that came with the model.
+        settings: how tokens are matched and merged; None takes those that came with the model, or the defaults.
         watch: told how it goes.
 
     Raises:
@@ -48,7 +49,7 @@ def evaluate(
     watch = watch or Unwatched()
     require_trained(model)
     opened, val = open_with_images(model, lambda form: open_validation(data, form), watch)
-    chosen = opened.model if schedule is None else _merged(opened.model, schedule, settings)
+    chosen = _as_asked(opened.model, schedule, settings)
     with watch.counting("evaluating", len(val.images)) as advance:
         found = accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
     if (bad := val.bad.summary()) is not None:
@@ -142,9 +143,24 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings | None) -> Vim:
+def _as_asked(model: Vim, schedule: ScheduleSpec | None, settings: Settings | None) -> Vim:
+    """The model as it comes, or a copy that merges by what is given, and else by what came with it."""
+    own = attached(model)
+    if schedule is not None:
+        return _merged(model, schedule, settings or (own[1] if own else Settings()))
+    if settings is None:
+        return model
+    if own is None:
+        raise SettingsError(
+            "settings say how tokens are merged, but no schedule came with this model that says how many; give a "
+            "schedule, or leave settings out"
+        )
+    return merged_copy(model, own[0], settings)
+
+
+def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings) -> Vim:
     built = schedule.build(model.num_tokens, model.config.depth, protected=model.num_protected)
-    return merged_copy(model, built, settings or Settings())
+    return merged_copy(model, built, settings)
 
 
 def _final_tokens(model: Vim) -> int:
