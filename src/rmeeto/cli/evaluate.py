@@ -39,7 +39,8 @@ def command(
 
     if not merge and (idle := given(context, schedule, settings)):
         raise SettingsError(f"{idle[0]} says how to merge, and --merge is not given; add it, or leave {idle[0]} out")
-    how = (schedule, settings) if merge else (None, None)
-    record = evaluate(model, data, schedule=how[0], settings=how[1], watch=Screen())
+    record = evaluate(
+        model, data, schedule=schedule if merge else None, settings=settings if merge else None, watch=Screen()
+    )
     text = f"top-1 {record.top1:.2f}  top-5 {record.top5:.2f}  on {record.images} images in {record.seconds:.1f} s"
     show(text, record.to_dict(), as_json=as_json)

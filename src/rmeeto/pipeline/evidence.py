@@ -112,9 +112,9 @@ def recorded(models: Mapping[str, Any], example: Tensor, watch: Watch) -> Mappin
         return models
 
 
-def row_of(model: Vim, accuracy: Accuracy, speed: Speed) -> dict[str, Any]:
+def row_of(model: Vim, costs: Costs, accuracy: Accuracy, speed: Speed) -> dict[str, Any]:
     """One model's line in result.json."""
-    attachment, costs = attached(model), costs_of(model)
+    attachment = attached(model)
     schedule = attachment[0] if attachment else Schedule.none(model.config.depth)
     return {
         "top1": accuracy.top1,

@@ -49,7 +49,13 @@ def evaluate(
     watch = watch or Unwatched()
     require_trained(model)
     opened, val = open_with_images(model, lambda form: open_validation(data, form), watch)
-    chosen = _as_asked(opened.model, schedule, settings)
+    chosen = _merged(opened.model, schedule, settings)
+    if chosen is None and settings is not None:
+        raise SettingsError(
+            "settings say how tokens are merged, but no schedule came with this model that says how many; give a "
+            "schedule, or leave settings out"
+        )
+    chosen = chosen or opened.model
     with watch.counting("evaluating", len(val.images)) as advance:
         found = accuracy(chosen, val.batches, device=device_of(chosen), progress=advance)
     if (bad := val.bad.summary()) is not None:
@@ -90,12 +96,14 @@ def benchmark(
     """
     opened = open_model(model)
     models: dict[str, Vim] = {"unmerged": unmerged_copy(opened.model)}
-    own = attached(opened.model)
-    chosen = own[1] if own and (own_settings or settings is None) else settings or Settings()
-    if own and (own_schedule or schedule is None):
-        models["merged"] = merged_copy(opened.model, own[0], chosen)
-    elif schedule is not None:
-        models["merged"] = _merged(opened.model, schedule, chosen)
+    comes_merged = attached(opened.model) is not None
+    merged = _merged(
+        opened.model,
+        None if comes_merged and own_schedule else schedule,
+        None if comes_merged and own_settings else settings,
+    )
+    if merged is not None:
+        models["merged"] = merged
     lower = {} if precision == _FULL else {name: _in_numbers(each, precision) for name, each in models.items()}
     beside = {f"{name}_{precision.precision}": run for name, run in lower.items()}
     speeds = speeds_of({**models, **beside}, speed, watch or Unwatched())
@@ -143,24 +151,16 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _as_asked(model: Vim, schedule: ScheduleSpec | None, settings: Settings | None) -> Vim:
-    """The model as it comes, or a copy that merges by what is given, and else by what came with it."""
+def _merged(model: Vim, schedule: ScheduleSpec | None, settings: Settings | None) -> Vim | None:
+    """A copy that merges by what is given, and else by what came with the model; None where nothing says how many."""
     own = attached(model)
     if schedule is not None:
-        return _merged(model, schedule, settings or (own[1] if own else Settings()))
-    if settings is None:
-        return model
-    if own is None:
-        raise SettingsError(
-            "settings say how tokens are merged, but no schedule came with this model that says how many; give a "
-            "schedule, or leave settings out"
-        )
-    return merged_copy(model, own[0], settings)
-
-
-def _merged(model: Vim, schedule: ScheduleSpec, settings: Settings) -> Vim:
-    built = schedule.build(model.num_tokens, model.config.depth, protected=model.num_protected)
-    return merged_copy(model, built, settings)
+        built = schedule.build(model.num_tokens, model.config.depth, protected=model.num_protected)
+    elif own is not None:
+        built = own[0]
+    else:
+        return None
+    return merged_copy(model, built, settings or (own[1] if own else Settings()))
 
 
 def _final_tokens(model: Vim) -> int:

@@ -131,8 +131,9 @@ def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
         f"re-trained: top-1 {accuracies['retrained'].top1:.2f} after {run.images} images in {run.seconds:.0f} s"
     )
     speeds = speeds_of(models, job.speed, watch)
-    rows = {name: row_of(model, accuracies[name], speeds[name]) for name, model in models.items()}
-    result = _result(job, rows, speeds, run, costs_of(student.model).conventions)
+    costs = {name: costs_of(model) for name, model in models.items()}
+    rows = {name: row_of(model, costs[name], accuracies[name], speeds[name]) for name, model in models.items()}
+    result = _result(job, rows, speeds, run, costs["retrained"].conventions)
     _write(job, student, result, run, accuracies, speeds)
     return result
 
