@@ -17,9 +17,10 @@ void map_with(int64_t count, const float *x, float *y) {
     }
 }
 
-void near_exp2(V *x) {
+template <Reach R>
+void decay(V *x) {
     const V rate = splat(1.0f);
-    decays<1, true>(*x, &rate, x);
+    decays<1, R>(in_units<R>(*x), &rate, x);
 }
 
 void map(int64_t function, int64_t count, const float *x, float *y) {
@@ -28,7 +29,9 @@ void map(int64_t function, int64_t count, const float *x, float *y) {
         case 1: return map_with<exps<1>>(count, x, y);
         case 2: return map_with<softpluses<1>>(count, x, y);
         case 3: return map_with<sigmoids<1>>(count, x, y);
-        default: return map_with<near_exp2>(count, x, y);
+        case 4: return map_with<decay<kNear>>(count, x, y);
+        case 5: return map_with<decay<kLow>>(count, x, y);
+        default: return map_with<decay<kShallow>>(count, x, y);
     }
 }
 

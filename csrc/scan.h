@@ -1,8 +1,8 @@
 // The selective scan, forward and backward. One task is one batch row and one group of channels; states stay in
 // registers, eight at a time, while a chunk of tokens goes by.
 #pragma once
+#include "exponential.h"
 #include "rmeeto.h"
-#include "simd.h"
 
 namespace {
 
@@ -37,25 +37,43 @@ inline void transpose(const float *rows, int64_t width, int64_t count, V *out) {
         for (int64_t k = first; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
 }
 
-// A transposed, times log2(e), and behind it the largest of each channel's rates, whatever their signs; NaN where one is
-// NaN or infinite.
+constexpr int64_t kReachStates = 8;  // states that are judged together, see `reach_of`
+
+// A transposed, times log2(e); behind it the largest of each channel's rates, one vector for kReachStates states: negative
+// where a state grows, NaN where a rate is NaN or infinite.
+inline int64_t rates_size(int64_t state) { return state + ceil_div(state, kReachStates); }  // vectors
+
 inline void transpose_A(const float *A, int64_t state, int64_t count, V *out) {
     transpose(A, state, count, out);
-    V largest = {}, odd = {};
-    for (int64_t k = 0; k < state; ++k) {
-        out[k] *= kLog2e;
-        largest = at_least(largest, magnitude(out[k]));
-        odd += out[k] * 0.0f;
+    for (int64_t first = 0; first < state; first += kReachStates) {
+        const V zero = {};
+        V largest = {}, odd = {};
+        VI grows = {};
+        for (int64_t k = first; k < smaller(state, first + kReachStates); ++k) {
+            out[k] *= kLog2e;
+            largest = at_least(largest, magnitude(out[k]));
+            odd += out[k] * 0.0f;
+            grows |= out[k] > zero;
+        }
+        out[state + first / kReachStates] = (grows ? -largest : largest) + odd;
     }
-    out[state] = largest + odd;
 }
 
 // What the recurrence reads for one chunk of tokens and one vector of channels.
 struct ScanInputs {
     V slope[kChunk];                                          // of softplus, for gradients
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
-    bool near;                                                // all exponents are as `decays` wants them
+    V longest;  // step of each channel: negative where a step is, NaN where one is NaN or infinite
 };
+
+// Of a chunk's exponents, whose rates are at most these. Depends on nothing but the numbers of one vector of channels.
+inline Reach reach_of(V longest, V largest) {
+    const V zero = {}, farthest = longest * largest;
+    const VI falling = (largest >= zero) & (farthest >= zero);
+    if (!any(~(falling & (farthest <= splat(kShallowest))))) return kShallow;
+    if (!any(~(falling & (farthest <= splat(2 * kShallowest))))) return kLow;
+    return any(~(magnitude(farthest) <= splat(kNearest))) ? kAnywhere : kNear;
+}
 
 struct ScanWalks {
     Walk<const float> u, delta, B, C, z, time;
@@ -105,10 +123,9 @@ inline void read_delta(const ScanInputsOf &c, const ScanWalks &w, int64_t first,
     }
 }
 
-// largest: of the channels' rates
 template <bool Sloped>
 inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first, int64_t length, int64_t channel,
-                        const V *W, V largest, ScanInputs &in) {
+                        const V *W, ScanInputs &in) {
     const int64_t count = c.channels - channel;
     read_delta(c, w, first, length, channel, W, in);
     if (c.softplus) {
@@ -119,14 +136,17 @@ inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first
         else
             apply<softpluses<kInStep>>(in.delta, length);
     }
-    VI near = VI{} == VI{};
+    V longest = {}, odd = {};
+    VI signs = {};
     for (int64_t t = 0; t < length; ++t) {
         in.u[t] = load(w.u.at(first + t) + channel, count);
         in.drive[t] = in.delta[t] * in.u[t];
         in.step[t] = w.time.data ? in.delta[t] * *w.time.at(first + t) : in.delta[t];
-        near &= magnitude(in.step[t] * largest) <= kNear;
+        longest = at_least(longest, magnitude(in.step[t]));
+        odd += in.step[t] * 0.0f;
+        signs |= (VI)in.step[t];
     }
-    in.near = !any(~near);
+    in.longest = (signs < VI{} ? -longest : longest) + odd;
 }
 
 // gate[t] = sigmoid(z) for a chunk.
@@ -138,21 +158,21 @@ inline void read_sigmoids(const Walk<const float> &z, int64_t first, int64_t len
 }
 
 // S states of one vector of channels over one chunk: h = 2^(step A) h + drive B; y += C h.
-template <int S, bool Near>
+template <int S, Reach R>
 RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A, const float *B, int64_t B_stride,
                                 const float *C, int64_t C_stride, V *h, V *y) {
     V state[S];
     RMEETO_UNROLL
     for (int k = 0; k < S; ++k) state[k] = h[k];
     for (int64_t t = 0; t < length; ++t, B += B_stride, C += C_stride) {
-        const V step = in.step[t], drive = in.drive[t];
+        const V step = in_units<R>(in.step[t]), drive = in.drive[t];
         V even = y[t], odd = {};
         const V *rates = hidden(A);
         constexpr int G = S < kInStep ? S : kInStep;
         RMEETO_UNROLL
         for (int first = 0; first < S; first += G) {
             V a[G];
-            decays<G, Near>(step, rates + first, a);
+            decays<G, R>(step, rates + first, a);
             RMEETO_UNROLL
             for (int k = 0; k < G; ++k) state[first + k] = a[k] * state[first + k] + drive * B[first + k];
             RMEETO_UNROLL
@@ -164,17 +184,21 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
     for (int k = 0; k < S; ++k) h[k] = state[k];
 }
 
-template <bool Near>
 inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t first, int64_t length, int64_t state,
                            const V *A, V *h, V *y) {
     const float *B = w.B.at(first), *C = w.C.at(first);
-    int64_t k = 0;
-    for (; k + 8 <= state; k += 8)
-        forward_tile<8, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
-    for (; k + 4 <= state; k += 4)
-        forward_tile<4, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
-    for (; k < state; ++k)
-        forward_tile<1, Near>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+    for (int64_t k = 0, next; k < state; k = next) {
+        const int64_t left = state - k;
+        next = k + (left >= 8 ? 8 : left >= 4 ? 4 : 1);
+        with_reach(reach_of(in.longest, A[state + k / kReachStates]), [&](auto at) {
+            if (left >= 8)
+                forward_tile<8, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+            else if (left >= 4)
+                forward_tile<4, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+            else
+                forward_tile<1, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+        });
+    }
 }
 
 constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads
@@ -190,7 +214,7 @@ inline T *kept_states(T *states, int64_t batch, int64_t chunks, int64_t chunk, i
 
 // The parameters of one group of channels as vectors.
 struct Parameters {
-    V *A, *W;  // of each vector of channels state + 1 vectors, and rank
+    V *A, *W;  // of each vector of channels rates_size(state) vectors, and rank
 };
 
 // Those of all groups of some calls. They are the same for every image, so that a call lays them out once: `prepare`
@@ -209,7 +233,7 @@ struct SharedParameters {
         all = memory.array<Parameters>(pieces);
         for (int64_t piece = 0; piece < pieces; ++piece) {
             const ScanInputsOf &c = calls[piece / groups].in;
-            all[piece].A = memory.vectors(width / kLanes * (c.state + 1));
+            all[piece].A = memory.vectors(width / kLanes * rates_size(c.state));
             all[piece].W = memory.vectors(width / kLanes * c.rank);
         }
     }
@@ -217,7 +241,7 @@ struct SharedParameters {
     static int64_t bytes(const Call *calls, int64_t count, int64_t width, int64_t groups) {
         int64_t vectors = 0;
         for (int64_t i = 0; i < count; ++i)
-            vectors += groups * (width / kLanes) * (calls[i].in.state + 1 + calls[i].in.rank);
+            vectors += groups * (width / kLanes) * (rates_size(calls[i].in.state) + calls[i].in.rank);
         return vectors * int64_t(sizeof(V)) + count * groups * int64_t(sizeof(Parameters)) + 64;
     }
 
@@ -226,7 +250,7 @@ struct SharedParameters {
         Parameters &p = all[piece];
         const int64_t begin = piece % groups * width, end = smaller(c.channels, begin + width);
         for (int64_t channel = begin, v = 0; channel < end; channel += kLanes, ++v) {
-            transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * (c.state + 1));
+            transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * rates_size(c.state));
             if (c.rank) transpose(c.W + channel * c.rank, c.rank, c.channels - channel, p.W + v * c.rank);
         }
     }
@@ -248,7 +272,7 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes, count = c.channels - channel;
             V *state = h + v * c.state;
-            const V *const A = p.A + v * (c.state + 1);
+            const V *const A = p.A + v * rates_size(c.state);
             if (call.states) {
                 float *kept = kept_states(call.states, batch, chunks, chunk, c.state, c.channels, channel);
                 for (int64_t k = 0; k < c.state; ++k) store(kept + k * padded, state[k]);
@@ -256,13 +280,10 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
             fetch_ahead(w.u, first + kChunk, c.tokens, channel);
             if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
             fetch_ahead(w.z, first + kChunk, c.tokens, channel);
-            read_inputs<false>(c, w, first, length, channel, p.W + v * c.rank, A[c.state], in);
+            read_inputs<false>(c, w, first, length, channel, p.W + v * c.rank, in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
-            if (in.near)
-                forward_states<true>(in, w, first, length, c.state, A, state, y);
-            else
-                forward_states<false>(in, w, first, length, c.state, A, state, y);
+            forward_states(in, w, first, length, c.state, A, state, y);
             if (c.accumulate)
                 for (int64_t t = 0; t < length; ++t) y[t] += load(out.at(first + t) + channel, count);
             if (c.z.data) {

@@ -22,7 +22,7 @@ struct BackwardScratch {
 
 // Recompute S states of a chunk, keeping the decay a_t and the state before every token; h has room for length + 1. Seen:
 // what the states give is wanted, too.
-template <int S, bool Seen, bool Near>
+template <int S, bool Seen, Reach R>
 RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, const float *B, int64_t B_stride,
                                   const float *C, int64_t C_stride, const float *start, int64_t start_stride,
                                   V *decay, V *h) {
@@ -30,7 +30,7 @@ RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, 
     RMEETO_UNROLL
     for (int k = 0; k < S; ++k) h[k] = state[k] = load(start + k * start_stride);
     for (int64_t t = 0; t < length; ++t, B += B_stride, C += C_stride) {
-        const V step = b.in.step[t], drive = b.in.drive[t];
+        const V step = in_units<R>(b.in.step[t]), drive = b.in.drive[t];
         V even = {}, odd = {};
         decay += S;
         h += S;
@@ -39,7 +39,7 @@ RMEETO_INLINE void recompute_tile(BackwardChunk &b, int64_t length, const V *A, 
         RMEETO_UNROLL
         for (int first = 0; first < S; first += G) {
             V a[G];
-            decays<G, Near>(step, rates + first, a);
+            decays<G, R>(step, rates + first, a);
             RMEETO_UNROLL
             for (int k = 0; k < G; ++k) {
                 decay[first + k - S] = a[k];
@@ -95,22 +95,31 @@ struct Tile {
     int64_t start_stride;
 };
 
-template <int S, bool Seen, bool Near>
+template <int S, bool Seen, Reach R>
 inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile, int64_t k, BackwardScratch &m) {
     const float *B = w.B.at(tile.first) + k, *C = w.C.at(tile.first) + k;
     const int64_t place = tile.vector * tile.state + k;
-    recompute_tile<S, Seen, Near>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
+    recompute_tile<S, Seen, R>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride,
                                      tile.start + k * tile.start_stride, tile.start_stride, m.decay, m.h);
     sweep_tile<S>(b, tile.length, tile.A + k, B, w.B.stride, C, w.C.stride, m.decay, m.h, m.dh + place, m.dA + place,
                   m.dB + k, m.dC + k, tile.state);
 }
 
-template <bool Seen, bool Near>
+template <bool Seen>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
-    int64_t k = 0;  // eight states and their sums at a time: only AVX-512 has the registers
-    for (; kLanes == 16 && k + 8 <= tile.state; k += 8) backward_tile<8, Seen, Near>(b, w, tile, k, m);
-    for (; k + 4 <= tile.state; k += 4) backward_tile<4, Seen, Near>(b, w, tile, k, m);
-    for (; k < tile.state; ++k) backward_tile<1, Seen, Near>(b, w, tile, k, m);
+    constexpr int wide = kLanes == 16 ? 8 : 4;  // eight states and their sums at a time: only AVX-512 has the registers
+    for (int64_t k = 0, next; k < tile.state; k = next) {
+        const int64_t left = tile.state - k;
+        next = k + (left >= wide ? wide : left >= 4 ? 4 : 1);
+        with_reach(reach_of(b.in.longest, tile.A[tile.state + k / kReachStates]), [&](auto at) {
+            if (left >= wide)
+                backward_tile<wide, Seen, at.reach>(b, w, tile, k, m);
+            else if (left >= 4)
+                backward_tile<4, Seen, at.reach>(b, w, tile, k, m);
+            else
+                backward_tile<1, Seen, at.reach>(b, w, tile, k, m);
+        });
+    }
 }
 
 // Where the gradients of one task go, in the order of the scan.
@@ -120,12 +129,12 @@ struct BackwardWalks {
 };
 
 inline void prepare_chunk(const ScanInputsOf &c, const ScanWalks &w, const BackwardWalks &o, int64_t first,
-                          int64_t length, int64_t channel, const V *W, V largest, BackwardChunk &b) {
+                          int64_t length, int64_t channel, const V *W, BackwardChunk &b) {
     const int64_t count = c.channels - channel;
     const Walk<const float> *inputs[] = {&w.u, &w.z, &o.dy};
     for (const auto *rows : inputs) fetch_ahead(*rows, first - kChunk, c.tokens, channel);
     if (!c.rank) fetch_ahead(w.delta, first - kChunk, c.tokens, channel);
-    read_inputs<true>(c, w, first, length, channel, W, largest, b.in);
+    read_inputs<true>(c, w, first, length, channel, W, b.in);
     const V skip = c.D ? load(c.D + channel, count) : V{};
     const float scale = float(c.scale);
     if (w.z.data) read_sigmoids(w.z, first, length, channel, count, b.gate);
@@ -217,8 +226,8 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
         memset(dtime, 0, sizeof dtime);
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t channel = channel_begin + v * kLanes;
-            const V *const A = own.A + v * (state + 1);
-            prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, A[state], b);
+            const V *const A = own.A + v * rates_size(state);
+            prepare_chunk(c, w, o, first, length, channel, own.W + v * c.rank, b);
             const float *start = kept_states(call.states, batch, chunks, chunk, state, e, channel);
             if (chunk) {  // the states of the chunk that comes next, each in a row of its own
                 const float *next = kept_states(call.states, batch, chunks, chunk - 1, state, e, channel);
@@ -226,10 +235,7 @@ inline void backward_task(const ScanBackward &call, const Parameters &own, const
             }
             const Tile tile{first, length, state, v, A, start, p.padded};
             const bool seen = o.dz.data || o.y.data;
-            if (b.in.near)
-                seen ? backward_states<true, true>(b, w, tile, m) : backward_states<false, true>(b, w, tile, m);
-            else
-                seen ? backward_states<true, false>(b, w, tile, m) : backward_states<false, false>(b, w, tile, m);
+            seen ? backward_states<true>(b, w, tile, m) : backward_states<false>(b, w, tile, m);
             finish_chunk(c, w, o, first, length, channel, b, dtime, dD[v], dbias[v]);
         }
         write_token_sums(o.dB, first, length, state, m.dB);

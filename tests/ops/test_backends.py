@@ -163,7 +163,7 @@ def test_importing_loads_no_library() -> None:
 
 
 # The numbers of csrc/kernels.cpp's map().
-EXP2, EXP, SOFTPLUS, SIGMOID, NEAR_EXP2 = range(5)
+EXP2, EXP, SOFTPLUS, SIGMOID, NEAR_EXP2, LOW_EXP2, SHALLOW_EXP2 = range(7)
 
 
 def mapped(function: int, x: torch.Tensor) -> torch.Tensor:
@@ -182,6 +182,8 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     [
         (EXP2, torch.exp2, -125.49, 127.999, 2e-7),
         (NEAR_EXP2, torch.exp2, -125.0, 125.0, 2e-7),
+        (LOW_EXP2, torch.exp2, -2.5, 0.0, 4.5e-7),
+        (SHALLOW_EXP2, torch.exp2, -1.25, 0.0, 2.1e-7),
         (EXP, torch.exp, -86.98, 88.72, 2.5e-7),
         (SOFTPLUS, torch.nn.functional.softplus, -86.0, 100.0, 3.5e-7),
         (SIGMOID, torch.sigmoid, -86.0, 100.0, 3.5e-7),
@@ -190,7 +192,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_relative_error_over_the_whole_range(function: int, law, low: float, high: float, bound: float) -> None:
     x = torch.linspace(low, high, 4_000_003)
     assert relative(mapped(function, x), law(x.double())) <= bound
-    near = torch.linspace(-1, 1, 400_001)
+    near = torch.linspace(max(low, -1), min(high, 1), 400_001)
     assert relative(mapped(function, near), law(near.double())) <= bound
 
 
@@ -202,7 +204,8 @@ def test_the_ends_of_the_range() -> None:
     torch.testing.assert_close(mapped(EXP2, x), wanted, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(mapped(EXP, x), wanted, equal_nan=True, rtol=0, atol=0)
     ones = torch.tensor([-0.0, 0.0])
-    torch.testing.assert_close(mapped(NEAR_EXP2, ones), torch.ones(2), rtol=0, atol=0)
+    for function in (NEAR_EXP2, LOW_EXP2, SHALLOW_EXP2):
+        torch.testing.assert_close(mapped(function, ones), torch.ones(2), rtol=0, atol=0)
     softplus = torch.tensor([0, 0, 0, 0.6931472, 0.6931472, 128, 1e30, inf, nan])
     torch.testing.assert_close(mapped(SOFTPLUS, x), softplus, equal_nan=True, rtol=1e-6, atol=0)
     sigmoid = torch.tensor([0, 0, 0, 0.5, 0.5, 1, 1, 1, nan])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -227,6 +228,31 @@ def test_exponents_from_near_to_where_they_are_cut_off(backend: str) -> None:
     values["delta"] = (torch.linspace(0, 120, 40).view(1, 40, 1) * torch.linspace(0.1, 1, 20)).repeat(2, 1, 1)
     found, wanted = run(values, backend, softplus=False), run(double(values), "reference", softplus=False)
     assert_close(found, wanted)
+
+
+@on_each
+@pytest.mark.parametrize("longest", [0.5, 1.2, 1.3, 2.4, 2.6])
+@pytest.mark.parametrize("growing", [False, True])
+def test_exponents_on_both_sides_of_the_short_cuts(longest: float, growing: bool, backend: str) -> None:
+    """Tiles of states that decay by at most 2^-1.25, 2^-2.5 and more, in one chunk; and one that grows."""
+    values = make(2, 40, 20, 12, without=("delta_bias", "time"))
+    values["A"] = -torch.arange(1.0, 13.0).repeat(20, 1) / 12
+    values["delta"] = values["delta"].sigmoid() * longest * math.log(2)
+    values["delta"][:, :, 3] *= 5  # of one channel alone
+    if growing:
+        values["A"][5, 2] = 0.01
+    found, wanted = run(values, backend, softplus=False), run(double(values), "reference", softplus=False)
+    assert_close(found, wanted)
+
+
+@on_each
+def test_long_sequences_of_slow_decays_match(backend: str) -> None:
+    """2,000 decays a little below 1, whose errors would add up if they were all to one side."""
+    values = make(1, 2000, 8, 8, without=("time", "z"))
+    values["A"] = -torch.arange(1.0, 9.0).repeat(8, 1) / 8
+    values["delta"] = values["delta"] * 0.1 - 7
+    wanted = run(double(values), "reference")
+    assert_close(run(values, backend), wanted)
 
 
 @on_each
