@@ -31,6 +31,7 @@ RMEETO_INLINE void tile(Place at, int64_t inner, const float *panel, V (&total)[
     for (int i = 0; i < R; ++i)
         RMEETO_UNROLL
     for (int n = 0; n < N; ++n) total[i][n] = V{};
+    RMEETO_BY_FOUR
     for (int64_t c = 0; c < inner; ++c) {
         V d[N];
         RMEETO_UNROLL

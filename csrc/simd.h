@@ -22,10 +22,13 @@
 #define RMEETO_SPLAT(x) {RMEETO_4(x)}
 #endif
 
+// RMEETO_BY_FOUR: four rounds of a loop in one, for counting takes instructions, too.
 #if defined(__clang__)
 #define RMEETO_UNROLL _Pragma("clang loop unroll(full)")
+#define RMEETO_BY_FOUR _Pragma("clang loop unroll_count(4)")
 #else
 #define RMEETO_UNROLL _Pragma("GCC unroll 32")
+#define RMEETO_BY_FOUR _Pragma("GCC unroll 4")
 #endif
 #define RMEETO_INLINE inline __attribute__((always_inline))
 
