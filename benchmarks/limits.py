@@ -10,7 +10,8 @@ copy, of arrays in the last cache and far beyond.
 The roofline time of an op is the longer of two: its arithmetic, multiply-adds at the rate of the best matrix product
 plus exponentials at the rate of exp alone, or of its instructions as multiply-adds where that is faster (in models, new
 ones with short steps, of the fewer ones that they take); and its traffic, each input read once and each output written
-once, at the bandwidth of its working set. A model's is the sum over its ops. Share = roofline time / measured time, the median.
+once, at the bandwidth of its working set. A model's is the sum over its ops. Share = roofline time / measured time,
+the median.
 """
 
 from __future__ import annotations
