@@ -1,4 +1,4 @@
-"""Choosing a backend, saying why, and the accuracy of the kernels' own exponential."""
+"""Choosing a backend, and saying why."""
 
 from __future__ import annotations
 
@@ -160,56 +160,6 @@ def test_the_kernels_share_torchs_openmp() -> None:
 def test_importing_loads_no_library() -> None:
     code = "import rmeeto.ops, rmeeto.ops._library as l; assert l._library is None and l._problem is None"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# The numbers of csrc/kernels.cpp's map().
-EXP2, EXP, SOFTPLUS, SIGMOID, NEAR_EXP2, LOW_EXP2, SHALLOW_EXP2 = range(7)
-
-
-def mapped(function: int, x: torch.Tensor) -> torch.Tensor:
-    y = torch.empty_like(x)
-    _library.library().rmeeto_map(function, x.numel(), x.data_ptr(), y.data_ptr())
-    return y
-
-
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return ((found.double() - wanted) / wanted).abs().max().item()
-
-
-@native
-@pytest.mark.parametrize(
-    ("function", "law", "low", "high", "bound"),
-    [
-        (EXP2, torch.exp2, -125.49, 127.999, 2e-7),
-        (NEAR_EXP2, torch.exp2, -125.0, 125.0, 2e-7),
-        (LOW_EXP2, torch.exp2, -2.5, 0.0, 4.5e-7),
-        (SHALLOW_EXP2, torch.exp2, -1.25, 0.0, 2.1e-7),
-        (EXP, torch.exp, -86.98, 88.72, 2.5e-7),
-        (SOFTPLUS, torch.nn.functional.softplus, -86.0, 100.0, 3.5e-7),
-        (SIGMOID, torch.sigmoid, -86.0, 100.0, 3.5e-7),
-    ],
-)
-def test_relative_error_over_the_whole_range(function: int, law, low: float, high: float, bound: float) -> None:
-    x = torch.linspace(low, high, 4_000_003)
-    assert relative(mapped(function, x), law(x.double())) <= bound
-    near = torch.linspace(max(low, -1), min(high, 1), 400_001)
-    assert relative(mapped(function, near), law(near.double())) <= bound
-
-
-@native
-def test_the_ends_of_the_range() -> None:
-    inf, nan = float("inf"), float("nan")
-    x = torch.tensor([-inf, -1e30, -200.0, -0.0, 0.0, 128.0, 1e30, inf, nan])
-    wanted = torch.tensor([0, 0, 0, 1, 1, inf, inf, inf, nan])
-    torch.testing.assert_close(mapped(EXP2, x), wanted, equal_nan=True, rtol=0, atol=0)
-    torch.testing.assert_close(mapped(EXP, x), wanted, equal_nan=True, rtol=0, atol=0)
-    ones = torch.tensor([-0.0, 0.0])
-    for function in (NEAR_EXP2, LOW_EXP2, SHALLOW_EXP2):
-        torch.testing.assert_close(mapped(function, ones), torch.ones(2), rtol=0, atol=0)
-    softplus = torch.tensor([0, 0, 0, 0.6931472, 0.6931472, 128, 1e30, inf, nan])
-    torch.testing.assert_close(mapped(SOFTPLUS, x), softplus, equal_nan=True, rtol=1e-6, atol=0)
-    sigmoid = torch.tensor([0, 0, 0, 0.5, 0.5, 1, 1, 1, nan])
-    torch.testing.assert_close(mapped(SIGMOID, x), sigmoid, equal_nan=True, rtol=1e-6, atol=0)
 
 
 @native

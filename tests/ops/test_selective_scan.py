@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 
 import pytest
@@ -17,55 +16,10 @@ from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backen
 from rmeeto.ops.selective_scan.cost import scan_flops
 
 from .kernels import KERNELS, bear, by_threads, counted, home, moved, native, on_each
+from .scans import NAMES, TOLERANCE, assert_close, double, make, run
 
-NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "time")
 OPTIONAL = ("D", "z", "delta_bias", "time")
-TOLERANCE = 3e-6  # largest error over largest value (at least 1); float32 rounding through a few hundred tokens
 LOW_TOLERANCE = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
-
-
-def make(b: int, n: int, e: int, s: int, *, seed: int = 0, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Inputs as float32, the optional ones named in `without` left out."""
-    random = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
-
-    values = {
-        "u": normal(b, n, e),
-        "delta": normal(b, n, e),
-        "A": -torch.rand(e, s, generator=random) * 4 - 0.1,
-        "B": normal(b, n, s),
-        "C": normal(b, n, s),
-        "D": normal(e),
-        "z": normal(b, n, e),
-        "delta_bias": normal(e),
-        "time": torch.rand(b, n, generator=random) * 2,
-    }
-    return {name: value for name, value in values.items() if name not in without}
-
-
-def run(values: dict[str, Tensor], backend: str, *, softplus: bool = True, reverse: bool = False) -> dict[str, Tensor]:
-    """The output and the gradient of every input, under a fixed random gradient of the output."""
-    (b, n), s = values["u"].shape[:2], values["A"].shape[1]
-    bear(backend, b * -(-n // 16), s)
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in moved(values, backend).items()}
-    y = selective_scan(**leaves, softplus=softplus, reverse=reverse, backend=backend)
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(7))
-    gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y))
-    return {"y": y.detach().cpu(), **dict(zip(leaves, [g.cpu() for g in gradients], strict=True))}
-
-
-def double(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.double() for name, value in values.items()}
-
-
-def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        error = (found[name].double() - value.double()).abs().max()
-        assert error <= tolerance * value.double().abs().max().clamp(min=1), f"{name}: {error}"
-
 
 SHAPES = [  # b, n, e, s
     (1, 1, 1, 1),
@@ -205,63 +159,6 @@ def test_half_types_compute_in_float32(dtype: torch.dtype, backend: str) -> None
         assert found[name].dtype is value.dtype
     assert found["y"].dtype is dtype
     assert_close(found, run(double(values), "reference"), LOW_TOLERANCE[dtype])
-
-
-@on_each
-@pytest.mark.parametrize("shift", [-200.0, -80.0, -30.0, 19.9, 20.1, 60.0, 1000.0])
-def test_steps_huge_and_tiny(shift: float, backend: str) -> None:
-    """Underflow of the exponential, both sides of the softplus threshold, steps close to zero."""
-    values = make(1, 40, 10, 6)
-    values["delta"] = values["delta"] * 0.3 + shift
-    wanted = run(double(values), "reference")
-    found = run(values, backend)
-    for name, value in wanted.items():
-        assert torch.isfinite(found[name]).all(), name
-        scale = value.abs().max()
-        assert (found[name] - value).abs().max() <= max(2e-5 * scale, 1e-37), name
-
-
-@on_each
-def test_exponents_from_near_to_where_they_are_cut_off(backend: str) -> None:
-    """Tokens and channels of one chunk on both sides of the kernels' short cut for exponents above -125."""
-    values = make(2, 40, 20, 6, without=("delta_bias",))
-    values["delta"] = (torch.linspace(0, 120, 40).view(1, 40, 1) * torch.linspace(0.1, 1, 20)).repeat(2, 1, 1)
-    found, wanted = run(values, backend, softplus=False), run(double(values), "reference", softplus=False)
-    assert_close(found, wanted)
-
-
-@on_each
-@pytest.mark.parametrize("longest", [0.5, 1.2, 1.3, 2.4, 2.6])
-@pytest.mark.parametrize("growing", [False, True])
-def test_exponents_on_both_sides_of_the_short_cuts(longest: float, growing: bool, backend: str) -> None:
-    """Tiles of states that decay by at most 2^-1.25, 2^-2.5 and more, in one chunk; and one that grows."""
-    values = make(2, 40, 20, 12, without=("delta_bias", "time"))
-    values["A"] = -torch.arange(1.0, 13.0).repeat(20, 1) / 12
-    values["delta"] = values["delta"].sigmoid() * longest * math.log(2)
-    values["delta"][:, :, 3] *= 5  # of one channel alone
-    if growing:
-        values["A"][5, 2] = 0.01
-    found, wanted = run(values, backend, softplus=False), run(double(values), "reference", softplus=False)
-    assert_close(found, wanted)
-
-
-@on_each
-def test_long_sequences_of_slow_decays_match(backend: str) -> None:
-    """2,000 decays a little below 1, whose errors would add up if they were all to one side."""
-    values = make(1, 2000, 8, 8, without=("time", "z"))
-    values["A"] = -torch.arange(1.0, 9.0).repeat(8, 1) / 8
-    values["delta"] = values["delta"] * 0.1 - 7
-    wanted = run(double(values), "reference")
-    assert_close(run(values, backend), wanted)
-
-
-@on_each
-def test_growing_states_match(backend: str) -> None:
-    values = make(1, 12, 9, 5, without=("time",))
-    values["A"] = values["A"].neg() * 0.1
-    assert_close(run(values, backend), run(double(values), "reference"))
-    values["delta"] = values["delta"] - 0.5
-    assert_close(run(values, backend, softplus=False), run(double(values), "reference", softplus=False))
 
 
 BAD = [(name, value) for name in NAMES for value in (float("nan"), float("inf"), float("-inf"))]

@@ -24,7 +24,7 @@ from .kernels import INTERPRETED
 from .test_backends import scan
 
 HERE = Path(__file__).parent
-TABLES = ("test_selective_scan.py", "test_causal_conv.py", "test_bimamba.py")
+TABLES = ("test_selective_scan.py", "test_exponential.py", "test_causal_conv.py", "test_bimamba.py")
 # Each form of the inputs once; what says the same of the kernels again is left to GPUs.
 CASES = "triton and (equals_the_reference or absent or strides or slices or growing or empty) and not anywhere"
 HALVES = ("absent", "not absent")  # side by side, about as long as each other
