@@ -97,7 +97,8 @@ RMEETO_INLINE void with_reach(Reach reach, F f) {
 }
 
 // 2^x for x in [-kShallowest, 0] is a polynomial of degree 6 in kUnit x whose first coefficient is 1 and whose last is 1.
-// It is 2^(x (1 + e)) with |e| below 5e-8 before rounding: decays near 1, which are multiplied by the thousand, are as good as others.
+// It is 2^(x (1 + e)) with the least largest |e|, 5e-8 before rounding: decays near 1, which are multiplied by the
+// thousand, are as good as others.
 struct ShallowNumbers {
     V c5, c4, c3, c2, c1, c0;
 };
@@ -134,14 +135,13 @@ RMEETO_INLINE V in_units(V step) {
     return step;
 }
 
-// a[i] = 2^(step rates[i]), for a step in_units<R>. Relative error below 2e-7, 2.5e-7 where exponents are shallow and
-// 5e-7 where they are low.
+// a[i] = 2^(step rates[i]), for a step in_units<R>. Relative error below 2e-7, 2.1e-7 where exponents are shallow and
+// 4.5e-7 where they are low.
 template <int G, Reach R>
 RMEETO_INLINE void decays(V step, const V *rates, V *a) {
-    V f[G];
     if constexpr (R == kNear) {  // the power's bits are added to those of the polynomial
         const ExpNumbers *c = hidden(&kExp2);
-        V biased[G];
+        V biased[G], f[G];
         RMEETO_UNROLL
         for (int i = 0; i < G; ++i) biased[i] = step * rates[i] + c->near_magic;
         RMEETO_UNROLL
@@ -149,15 +149,14 @@ RMEETO_INLINE void decays(V step, const V *rates, V *a) {
         polynomial<G>(c, f, a);
         RMEETO_UNROLL
         for (int i = 0; i < G; ++i) a[i] = (V)((VI)a[i] + ((VI)biased[i] << 23));
-        return;
-    }
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) f[i] = step * rates[i];
-    if constexpr (R == kAnywhere) {
-        exp2s<G>(f);
+    } else if constexpr (R == kAnywhere) {
         RMEETO_UNROLL
-        for (int i = 0; i < G; ++i) a[i] = f[i];
+        for (int i = 0; i < G; ++i) a[i] = step * rates[i];
+        exp2s<G>(a);
     } else {
+        V f[G];
+        RMEETO_UNROLL
+        for (int i = 0; i < G; ++i) f[i] = step * rates[i];
         shallow<G>(f, a);
         RMEETO_UNROLL
         for (int i = 0; R == kLow && i < G; ++i) a[i] *= a[i];
