@@ -167,7 +167,7 @@ def model_work(config: VimConfig, batch: int) -> list[tuple[str, Work]]:
     one = scan_work(batch, n, e, s)
     scan = Work(
         fma=2 * (one.fma + rank * elements),
-        short_exp=2 * one.exp,  # published initial steps are short, all of them
+        short_exp=2 * one.exp,  # published initial steps are short, nearly all of them
         sigmoid=elements,
         softplus=2 * one.softplus,
         bytes=12 * elements,

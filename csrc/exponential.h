@@ -12,11 +12,11 @@ constexpr float kLn2 = 0.69314718055994530942f;
 // The numbers of an exponential, whole vectors in memory. `hidden` makes the compiler forget what the pointer points
 // to: otherwise it pulls all of them out of the loops into registers, and spills the states instead.
 struct ExpNumbers {
-    V low, high, magic, near_magic, c5, c4, c3, c2, c1, c0;
+    V low, high, magic, near_magic, c[6];
 };
 #define RMEETO_EXP_NUMBERS(low, high, c5, c4, c3, c2, c1) \
     {RMEETO_SPLAT(low), RMEETO_SPLAT(high), RMEETO_SPLAT(12582912.0f + 126.0f), RMEETO_SPLAT(12582912.0f - 1.0f), \
-     RMEETO_SPLAT(c5), RMEETO_SPLAT(c4), RMEETO_SPLAT(c3), RMEETO_SPLAT(c2), RMEETO_SPLAT(c1), RMEETO_SPLAT(2.0f)}
+     {RMEETO_SPLAT(c5), RMEETO_SPLAT(c4), RMEETO_SPLAT(c3), RMEETO_SPLAT(c2), RMEETO_SPLAT(c1), RMEETO_SPLAT(2.0f)}}
 constexpr ExpNumbers kExp2 = RMEETO_EXP_NUMBERS(-126.0f, 129.0f, 2.652945462614298e-3f, 1.9343025982379913e-2f,
                                                 1.1101467162370682e-1f, 4.8044484853744507e-1f, 1.3862940073013306f);
 constexpr ExpNumbers kExp = RMEETO_EXP_NUMBERS(-87.3f, 89.0f, 1.6580630093812943e-2f, 8.379586040973663e-2f,
@@ -28,19 +28,21 @@ RMEETO_INLINE const T *hidden(const T *pointer) {
     return pointer;
 }
 
+// p <- (...(p f + c[0]) f + ...) f + c[N - 1]
+template <int G, int N>
+RMEETO_INLINE void horner(const V *c, const V *f, V *p) {
+    RMEETO_UNROLL
+    for (int k = 0; k < N; ++k)
+        RMEETO_UNROLL
+    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c[k];
+}
+
 // p = 2 * 2^f for |f| <= 1/2, or 2 * e^f for |f| <= ln 2 / 2: a polynomial of degree 5.
 template <int G>
 RMEETO_INLINE void polynomial(const ExpNumbers *c, const V *f, V *p) {
     RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = c->c5 * f[i] + c->c4;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c3;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c2;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c1;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c0;
+    for (int i = 0; i < G; ++i) p[i] = c->c[0] * f[i] + c->c[1];
+    horner<G, 4>(c->c + 2, f, p);
 }
 
 // p = 2^(n + f) for |f| <= 1/2, where the low bits of `biased` hold n + 126: magic = 1.5 * 2^23 + 126 rounded it there.
@@ -81,50 +83,41 @@ enum Reach {
 };
 constexpr float kNearest = 125.0f, kShallowest = 1.25f;
 
-template <Reach R>
-struct At {
-    static constexpr Reach reach = R;
+// The largest magnitude of what was seen, lane by lane: negative where any of it is, NaN where any is NaN or infinite.
+struct Largest {
+    V most = {}, odd = {};
+    VI negative = {};
+    RMEETO_INLINE void see(V x) {
+        most = at_least(most, magnitude(x));
+        odd += x * 0.0f;
+        negative |= x < V{};
+    }
+    RMEETO_INLINE V found() const { return (negative ? -most : most) + odd; }
 };
 
-template <class F>
-RMEETO_INLINE void with_reach(Reach reach, F f) {
-    switch (reach) {
-        case kShallow: return f(At<kShallow>());
-        case kLow: return f(At<kLow>());
-        case kNear: return f(At<kNear>());
-        default: return f(At<kAnywhere>());
-    }
+// Of exponents step * rate, by the `Largest` of the steps and of the rates' negatives. Depends on nothing but the numbers
+// of one vector of channels.
+inline Reach reach_of(V step, V rate) {
+    const V zero = {}, farthest = step * rate;
+    const VI falling = (rate >= zero) & (farthest >= zero);
+    if (!any(~(falling & (farthest <= splat(kShallowest))))) return kShallow;
+    if (!any(~(falling & (farthest <= splat(2 * kShallowest))))) return kLow;
+    return any(~(magnitude(farthest) <= splat(kNearest))) ? kAnywhere : kNear;
 }
 
 // 2^x for x in [-kShallowest, 0] is a polynomial of degree 6 in kUnit x whose first coefficient is 1 and whose last is 1.
 // It is 2^(x (1 + e)) with the least largest |e|, 5e-8 before rounding: decays near 1, which are multiplied by the
 // thousand, are as good as others.
-struct ShallowNumbers {
-    V c5, c4, c3, c2, c1, c0;
-};
-constexpr ShallowNumbers kShallowNumbers = {RMEETO_SPLAT(2.61067224f),
-                                             RMEETO_SPLAT(4.28832054f),
-                                             RMEETO_SPLAT(5.402493f),
-                                             RMEETO_SPLAT(5.08392572f),
-                                             RMEETO_SPLAT(3.18871617f),
-                                             RMEETO_SPLAT(1.0f)};
+constexpr V kShallowNumbers[] = {RMEETO_SPLAT(2.61067224f), RMEETO_SPLAT(4.28832054f), RMEETO_SPLAT(5.402493f),
+                                 RMEETO_SPLAT(5.08392572f), RMEETO_SPLAT(3.18871617f), RMEETO_SPLAT(1.0f)};
 constexpr float kUnit = 0.217374995f;
 
 template <int G>
 RMEETO_INLINE void shallow(const V *f, V *p) {
-    const ShallowNumbers *c = hidden(&kShallowNumbers);
+    const V *c = hidden(kShallowNumbers);
     RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = f[i] + c->c5;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c4;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c3;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c2;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c1;
-    RMEETO_UNROLL
-    for (int i = 0; i < G; ++i) p[i] = p[i] * f[i] + c->c0;
+    for (int i = 0; i < G; ++i) p[i] = f[i] + c[0];
+    horner<G, 5>(c + 1, f, p);
 }
 
 // A step in the unit that `decays` takes it in.

@@ -37,25 +37,20 @@ inline void transpose(const float *rows, int64_t width, int64_t count, V *out) {
         for (int64_t k = first; k < width; ++k) lanes[k * kLanes + i] = i < count ? rows[i * width + k] : 0.0f;
 }
 
-constexpr int64_t kReachStates = 8;  // states that are judged together, see `reach_of`
+constexpr int64_t kReachStates = 8;  // states whose exponents are judged together
 
-// A transposed, times log2(e); behind it the largest of each channel's rates, one vector for kReachStates states: negative
-// where a state grows, NaN where a rate is NaN or infinite.
+// A transposed, times log2(e); behind it the `Largest` of the rates' negatives, one vector for kReachStates states.
 inline int64_t rates_size(int64_t state) { return state + ceil_div(state, kReachStates); }  // vectors
 
 inline void transpose_A(const float *A, int64_t state, int64_t count, V *out) {
     transpose(A, state, count, out);
     for (int64_t first = 0; first < state; first += kReachStates) {
-        const V zero = {};
-        V largest = {}, odd = {};
-        VI grows = {};
+        Largest largest;
         for (int64_t k = first; k < smaller(state, first + kReachStates); ++k) {
             out[k] *= kLog2e;
-            largest = at_least(largest, magnitude(out[k]));
-            odd += out[k] * 0.0f;
-            grows |= out[k] > zero;
+            largest.see(-out[k]);
         }
-        out[state + first / kReachStates] = (grows ? -largest : largest) + odd;
+        out[state + first / kReachStates] = largest.found();
     }
 }
 
@@ -63,17 +58,8 @@ inline void transpose_A(const float *A, int64_t state, int64_t count, V *out) {
 struct ScanInputs {
     V slope[kChunk];                                          // of softplus, for gradients
     V u[kChunk], delta[kChunk], step[kChunk], drive[kChunk];  // step = delta * time, drive = delta * u
-    V longest;  // step of each channel: negative where a step is, NaN where one is NaN or infinite
+    V longest;                                                // the `Largest` of the steps
 };
-
-// Of a chunk's exponents, whose rates are at most these. Depends on nothing but the numbers of one vector of channels.
-inline Reach reach_of(V longest, V largest) {
-    const V zero = {}, farthest = longest * largest;
-    const VI falling = (largest >= zero) & (farthest >= zero);
-    if (!any(~(falling & (farthest <= splat(kShallowest))))) return kShallow;
-    if (!any(~(falling & (farthest <= splat(2 * kShallowest))))) return kLow;
-    return any(~(magnitude(farthest) <= splat(kNearest))) ? kAnywhere : kNear;
-}
 
 struct ScanWalks {
     Walk<const float> u, delta, B, C, z, time;
@@ -136,17 +122,14 @@ inline void read_inputs(const ScanInputsOf &c, const ScanWalks &w, int64_t first
         else
             apply<softpluses<kInStep>>(in.delta, length);
     }
-    V longest = {}, odd = {};
-    VI signs = {};
+    Largest longest;
     for (int64_t t = 0; t < length; ++t) {
         in.u[t] = load(w.u.at(first + t) + channel, count);
         in.drive[t] = in.delta[t] * in.u[t];
         in.step[t] = w.time.data ? in.delta[t] * *w.time.at(first + t) : in.delta[t];
-        longest = at_least(longest, magnitude(in.step[t]));
-        odd += in.step[t] * 0.0f;
-        signs |= (VI)in.step[t];
+        longest.see(in.step[t]);
     }
-    in.longest = (signs < VI{} ? -longest : longest) + odd;
+    in.longest = longest.found();
 }
 
 // gate[t] = sigmoid(z) for a chunk.
@@ -184,21 +167,42 @@ RMEETO_INLINE void forward_tile(const ScanInputs &in, int64_t length, const V *A
     for (int k = 0; k < S; ++k) h[k] = state[k];
 }
 
+// How many states a tile has, and where their exponents lie.
+template <int S, Reach R>
+struct TileOf {
+    static constexpr int states = S;
+    static constexpr Reach reach = R;
+};
+
+template <int S, class F>
+inline void with_reach(Reach reach, int64_t k, F f) {
+    switch (reach) {
+        case kShallow: return f(TileOf<S, kShallow>(), k);
+        case kLow: return f(TileOf<S, kLow>(), k);
+        case kNear: return f(TileOf<S, kNear>(), k);
+        default: return f(TileOf<S, kAnywhere>(), k);
+    }
+}
+
+// f(TileOf, first state) for all states, Most, four and one at a time. A as `transpose_A` leaves it.
+template <int Most, class F>
+inline void over_states(int64_t state, V longest, const V *A, F f) {
+    for (int64_t k = 0, size; k < state; k += size) {
+        const int64_t left = state - k;
+        const Reach reach = reach_of(longest, A[state + k / kReachStates]);
+        size = left >= Most ? Most : left >= 4 ? 4 : 1;
+        if (size == Most) with_reach<Most>(reach, k, f);
+        else if (size == 4) with_reach<4>(reach, k, f);
+        else with_reach<1>(reach, k, f);
+    }
+}
+
 inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t first, int64_t length, int64_t state,
                            const V *A, V *h, V *y) {
     const float *B = w.B.at(first), *C = w.C.at(first);
-    for (int64_t k = 0, next; k < state; k = next) {
-        const int64_t left = state - k;
-        next = k + (left >= 8 ? 8 : left >= 4 ? 4 : 1);
-        with_reach(reach_of(in.longest, A[state + k / kReachStates]), [&](auto at) {
-            if (left >= 8)
-                forward_tile<8, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
-            else if (left >= 4)
-                forward_tile<4, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
-            else
-                forward_tile<1, at.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
-        });
-    }
+    over_states<8>(state, in.longest, A, [&](auto tile, int64_t k) {
+        forward_tile<tile.states, tile.reach>(in, length, A + k, B + k, w.B.stride, C + k, w.C.stride, h + k, y);
+    });
 }
 
 constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads

@@ -107,19 +107,10 @@ inline void backward_tile(BackwardChunk &b, const ScanWalks &w, const Tile &tile
 
 template <bool Seen>
 inline void backward_states(BackwardChunk &b, const ScanWalks &w, const Tile &tile, BackwardScratch &m) {
-    constexpr int wide = kLanes == 16 ? 8 : 4;  // eight states and their sums at a time: only AVX-512 has the registers
-    for (int64_t k = 0, next; k < tile.state; k = next) {
-        const int64_t left = tile.state - k;
-        next = k + (left >= wide ? wide : left >= 4 ? 4 : 1);
-        with_reach(reach_of(b.in.longest, tile.A[tile.state + k / kReachStates]), [&](auto at) {
-            if (left >= wide)
-                backward_tile<wide, Seen, at.reach>(b, w, tile, k, m);
-            else if (left >= 4)
-                backward_tile<4, Seen, at.reach>(b, w, tile, k, m);
-            else
-                backward_tile<1, Seen, at.reach>(b, w, tile, k, m);
-        });
-    }
+    constexpr int most = kLanes == 16 ? 8 : 4;  // eight states and their sums at a time: only AVX-512 has the registers
+    over_states<most>(tile.state, b.in.longest, tile.A, [&](auto of, int64_t k) {
+        backward_tile<of.states, Seen, of.reach>(b, w, tile, k, m);
+    });
 }
 
 // Where the gradients of one task go, in the order of the scan.

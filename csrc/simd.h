@@ -137,11 +137,12 @@ RMEETO_INLINE void transpose(V *v) {
 RMEETO_INLINE bool any(VI mask) {
 #if RMEETO_LANES == 8
     return _mm256_movemask_ps((__m256)mask) != 0;
-#endif
+#else
     int32_t lanes[kLanes], found = 0;
     memcpy(lanes, &mask, sizeof mask);
     for (int64_t i = 0; i < kLanes; ++i) found |= lanes[i];
     return found != 0;
+#endif
 }
 
 // max and min that let NaN through in x. x86 has one instruction for each, which returns its second operand where one is
