@@ -1,6 +1,6 @@
-// Whole blocks in one go: norm, projection, convolution, scan, gate, projection, sum. What lies between is of one image
+// A block's parts: norm, projection, convolution, scan, gate, projection, sum, merge. What lies between is of one image
 // at a time, or of several with few tokens, and stays in the caches; nothing but the results is written for all images,
-// and for gradients the states at the start of every chunk.
+// and for gradients the states at the start of every chunk. block_forward.h puts the parts together.
 #pragma once
 #include "conv.h"
 #include "merge.h"
@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kRowFloats = 1 << 17;   // of rows that pass all panels of a weight in one go
 constexpr int64_t kOwnPanels = 1 << 20;   // floats of rows up to which a panel is laid out by the task that reads it
-constexpr int64_t kOwnImage = 16 << 20;   // bytes of one image up to which every thread has one for itself
 constexpr int64_t kManyImages = 4;        // from so many on, weights are laid out once for all of them
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -84,13 +83,8 @@ struct BlockImages {
 
     static int64_t odd(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
     static int64_t narrow_of(const BlockForward &b) { return odd(larger(b.channels, b.width)); }
-    static int64_t bytes(const BlockForward &b, int64_t images) {
-        return images * b.tokens * (odd(2 * b.channels) + 2 * narrow_of(b)) * int64_t(sizeof(float)) + 4 * 64;
-    }
-
-    BlockImages(const BlockForward &b, int64_t images, void *others)
+    BlockImages(const BlockForward &b, int64_t images, Scratch &memory)
         : wide(odd(2 * b.channels)), narrow(narrow_of(b)) {
-        Scratch memory(others);
         xz = memory.array<float>(images * b.tokens * wide);
         for (float *&each : u) each = memory.array<float>(images * b.tokens * narrow);
     }
@@ -109,22 +103,15 @@ struct BlockThread {
     float *panel;
     V *h;
 
-    static int64_t panel_floats(const BlockForward &b) { return kWide * kLanes * larger(b.width, b.channels); }
-    static int64_t vectors(const BlockForward &b) { return kForwardGroup / kLanes * b.state; }
-    static int64_t bytes(const BlockForward &b) {
-        return panel_floats(b) * int64_t(sizeof(float)) + vectors(b) * int64_t(sizeof(V)) + 3 * 64;
-    }
-
-    BlockThread(const BlockForward &b, void *others) {
-        Scratch memory(others);
-        panel = memory.array<float>(panel_floats(b));
-        h = memory.vectors(vectors(b));
-    }
+    BlockThread(const BlockForward &b, Scratch &memory)
+        : panel(memory.array<float>(kWide * kLanes * larger(b.width, b.channels))),
+          h(memory.vectors(kForwardGroup / kLanes * b.state)) {}
 };
 
 // One piece of the scans' parameters, a group of channels of a direction, and before it A = -exp(A_log) of these.
 template <class Call>
-inline void prepare_scan(const BlockForward &b, float *const *A, SharedParameters<Call> &parameters, int64_t piece) {
+inline void prepare_scan(const BlockForward &b, float *const *A, const SharedParameters<Call> &parameters,
+                         int64_t piece) {
     const int64_t way = piece / parameters.groups, channel = piece % parameters.groups * parameters.width;
     const int64_t end = smaller(b.channels, channel + parameters.width) * b.state;
     const float *A_log = b.ways[way].A_log;
@@ -171,12 +158,7 @@ struct BlockShared {
     float *A[2];
     Panels in, project[2], out;
     ScanForward scans[2];
-
-    static int64_t bytes(const BlockForward &b, bool laid_out) {
-        const int64_t big = Panels::floats(2 * b.channels, b.width) + Panels::floats(b.width, b.channels);
-        const int64_t thin = 2 * (Panels::floats(b.rank + 2 * b.state, b.channels) + b.channels * b.state);
-        return ((laid_out ? big : 0) + thin + 2 * arranged_size(b) * kLanes) * int64_t(sizeof(float)) + 9 * 64;
-    }
+    SharedParameters<ScanForward> parameters;
 
     Panels panels(const float *weight, int64_t outputs, int64_t inputs, Scratch *memory) const {
         return Panels(weight, outputs, inputs,
@@ -189,7 +171,9 @@ struct BlockShared {
           in(panels(b.in_proj, 2 * b.channels, b.width, laid_out ? &memory : nullptr)),
           project{panels(b.ways[0].projection, outputs, b.channels, &memory),
                   panels(b.ways[1].projection, outputs, b.channels, &memory)},
-          out(panels(b.out_proj, b.width, b.channels, laid_out ? &memory : nullptr)), scans{scan(0), scan(1)} {}
+          out(panels(b.out_proj, b.width, b.channels, laid_out ? &memory : nullptr)), scans{scan(0), scan(1)},
+          parameters(scans, 2, kForwardGroup, memory) {}
+    BlockShared(const BlockShared &) = delete;
 
     // One direction's scan, of no image yet.
     ScanForward scan(int64_t way) const {
@@ -200,6 +184,8 @@ struct BlockShared {
 
     // Weights are laid out in so many pieces.
     int64_t pieces() const { return project[0].count + project[1].count + 2 + (in.data ? in.count + out.count : 0); }
+
+    void prepare_scan(int64_t piece) const { ::prepare_scan(b, A, parameters, piece); }
 
     void prepare(int64_t piece) const {
         const Panels *const all[] = {&project[0], &project[1], &in, &out};
@@ -247,7 +233,7 @@ struct BlockShared {
     }
 
     // One group of channels of all images through both scans.
-    void scan_group(const BlockImages &t, int64_t group, const SharedParameters<ScanForward> &parameters, V *h) const {
+    void scan_group(const BlockImages &t, int64_t group, V *h) const {
         for (int64_t image = t.first; image < t.end; ++image)
             for (int64_t way = 0; way < 2; ++way) {
                 ScanForward call = scans[way];
@@ -283,9 +269,9 @@ struct BlockShared {
                 });
     }
 
-    // Merge the tokens of each image; what a kernel answers.
+    // Merge the tokens of each image, if they are merged; what a kernel answers.
     int merge(const BlockImages &t) const {
-        for (int64_t image = t.first; image < t.end; ++image) {
+        for (int64_t image = t.first; b.merged && image < t.end; ++image) {
             const int64_t start = (image - t.first) * b.tokens * t.narrow;
             BipartiteMerge m = b.merge;
             m.batch = b.batch;
@@ -299,96 +285,5 @@ struct BlockShared {
         return 0;
     }
 };
-
-// The phases of some images, each cut into tasks for the threads of the enclosing region.
-struct BlockTasks {
-    const BlockShared &shared;
-    SharedParameters<ScanForward> &parameters;
-    int &problem;
-
-    void merge(const BlockImages &t) const {
-        const int found = shared.b.merged ? shared.merge(t) : 0;
-        if (found) {
-#pragma omp atomic write
-            problem = found;
-        }
-    }
-
-    // Lay out all weights but those that a product lays out as it goes.
-    void prepare() const {
-        const int64_t pieces = shared.pieces();
-#pragma omp for schedule(static) nowait
-        for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
-#pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < parameters.pieces; ++piece) prepare_scan(shared.b, shared.A, parameters, piece);
-    }
-
-    // All threads together.
-    void together(const BlockImages &t, const BlockThread &own) const {
-        const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, shared.b.threads);
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.norm(t, cut.begin(task), cut.end(task));
-#pragma omp for schedule(static)  // a thread's panels lie one after the other: the next one is asked for ahead
-        for (int64_t task = 0; task < cut.tasks(shared.in); ++task) shared.project_in(t, cut, task, own.panel);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < cut.tasks(shared.out); ++task) shared.project_out(t, cut, task, own.panel);
-#pragma omp single
-        merge(t);
-    }
-
-    // The calling thread alone, with laid-out weights.
-    void alone(const BlockImages &t, const BlockThread &own) const {
-        const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, 1);
-        shared.norm(t, 0, cut.total);
-        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.project_in(t, cut, task, own.panel);
-        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
-        for (int64_t group = 0; group < parameters.groups; ++group) shared.scan_group(t, group, parameters, own.h);
-        for (int64_t task = 0; task < cut.row_tasks; ++task) shared.project_out(t, cut, task, own.panel);
-        merge(t);
-    }
-};
-
-int one_block(const BlockForward &b) {
-    const int64_t threads = b.threads;
-    const bool laid_out = lays_out(b), apart = laid_out && (threads == 1 || BlockImages::bytes(b, 1) <= kOwnImage);
-    const Sets sets(b, apart ? threads : 1);
-    const int64_t images = sets.largest();
-    const int64_t alone = apart ? sets.count / threads * threads : 0;  // sets that one thread works on, each
-    const int64_t image_bytes = BlockImages::bytes(b, images), thread_bytes = BlockThread::bytes(b);
-    const int64_t shared_bytes = BlockShared::bytes(b, laid_out), places = alone ? threads : 1;
-    void *kept = kept_scratch(shared_bytes + places * image_bytes + threads * thread_bytes);
-    if (!kept) return 1;
-    char *const first_place = static_cast<char *>(kept) + shared_bytes;
-    char *const first_thread = first_place + places * image_bytes;
-    Scratch memory(kept);
-    const BlockShared shared(b, laid_out, memory);
-    SharedParameters<ScanForward> parameters(shared.scans, 2, kForwardGroup);
-    if (!parameters.all) return 1;
-    int problem = 0;
-    const BlockTasks tasks = {shared, parameters, problem};
-#pragma omp parallel num_threads(int(threads)) if (threads > 1)
-    {
-        const BlockThread own(b, first_thread + thread_number() * thread_bytes);
-        tasks.prepare();
-        const BlockImages here(b, images, first_place + (alone ? thread_number() * image_bytes : 0));
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t set = 0; set < alone; ++set) tasks.alone(here.with(sets.begin(set), sets.begin(set + 1)), own);
-        const BlockImages all(b, images, first_place);
-        for (int64_t set = alone; set < sets.count; ++set)
-            tasks.together(all.with(sets.begin(set), sets.begin(set + 1)), own);
-    }
-    return problem;
-}
-
-// One block after the other: the next one reads what the last one wrote.
-int block_forward(const BlockForward *calls, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-        if (const int problem = one_block(calls[i])) return problem;
-    return 0;
-}
 
 }  // namespace

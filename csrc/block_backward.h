@@ -9,7 +9,6 @@ namespace {
 // Images [first, end), which one thread works on.
 struct BackwardImages {
     const BackwardShared &shared;
-    const SharedParameters<ScanBackward> &parameters;
     const BackwardThread &t;
     int64_t share, first, end;
     const BlockForward &b = shared.b;
@@ -128,7 +127,7 @@ struct BackwardImages {
         c.ddelta = to(t.ddelta, s.narrow, image);
         BackwardScratch own = t.scan;
         for (int64_t group = 0; group < s.groups; ++group)
-            backward_task(c, parameters.of(way, group), t.partials, 0, group, own);
+            backward_task(c, shared.parameters.of(way, group), t.partials, 0, group, own);
         const Out dp = to(t.dp + b.rank, s.thin, image);
         add_up(dp, 0, t.partials.dB, s.groups, b.tokens, b.state);
         add_up({dp.data + b.state, 0, s.thin}, 0, t.partials.dC, s.groups, b.tokens, b.state);
@@ -218,8 +217,6 @@ int one_block_backward(const BlockBackward &call) {
     if (!kept) return 1;
     Scratch memory(kept);
     const BackwardShared shared(call, sizes, memory);
-    SharedParameters<ScanBackward> parameters(shared.scans, 2, kBackwardGroup);
-    if (!parameters.all) return 1;
     const int64_t pieces = shared.pieces(), results = shared.result_pieces();
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
@@ -228,13 +225,14 @@ int one_block_backward(const BlockBackward &call) {
 #pragma omp for schedule(static) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < parameters.pieces; ++piece) prepare_scan(b, shared.A, parameters, piece);
+        for (int64_t piece = 0; piece < shared.parameters.pieces; ++piece)
+            prepare_scan(b, shared.A, shared.parameters, piece);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t share = 0; share < call.shares; ++share) {
             const int64_t end = (share + 1) * b.batch / call.shares;
             shared.clear(share);
             for (int64_t first = share * b.batch / call.shares; first < end; first += sizes.images)
-                BackwardImages{shared, parameters, t, share, first, smaller(end, first + sizes.images)}.run();
+                BackwardImages{shared, t, share, first, smaller(end, first + sizes.images)}.run();
         }
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < results; ++piece) shared.write(piece);

@@ -74,6 +74,7 @@ struct BackwardShared {
                                   &dt_back[0], &dt_back[1]};
     ShareSums weights[kWeights], rate_sums[2], skip_sums[2], bias_sums[2], conv_sums[2], norm_sums;
     ScanBackward scans[2];
+    SharedParameters<ScanBackward> parameters;
 
     BackwardShared(const BlockBackward &call, const BackwardSizes &s, Scratch &memory)
         : call(call), b(call.of), s(s), conv{memory.vectors(arranged_size(b)), memory.vectors(arranged_size(b))},
@@ -91,7 +92,8 @@ struct BackwardShared {
           skip_sums{sums(s.padded, memory), sums(s.padded, memory)},
           bias_sums{sums(s.padded, memory), sums(s.padded, memory)},
           conv_sums{sums(arranged_size(b) * kLanes, memory), sums(arranged_size(b) * kLanes, memory)},
-          norm_sums(sums(s.slim, memory)), scans{scan(0), scan(1)} {}
+          norm_sums(sums(s.slim, memory)), scans{scan(0), scan(1)}, parameters(scans, 2, kBackwardGroup, memory) {}
+    BackwardShared(const BackwardShared &) = delete;
 
     static Panels panels(const float *weight, int64_t outputs, int64_t inputs, bool turned, Scratch &memory) {
         return Panels(weight, outputs, inputs, memory.array<float>(Panels::floats(outputs, inputs)), turned);

@@ -2,6 +2,7 @@
 #include "rmeeto.h"
 
 #include <cstdlib>
+#include <thread>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -80,6 +81,8 @@ void *kept_scratch(int64_t bytes) {
     }
     return kept.block;
 }
+
+void give_way() { std::this_thread::yield(); }
 
 }  // namespace rmeeto
 

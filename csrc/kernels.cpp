@@ -1,6 +1,6 @@
 // Compiled once per instruction set, with RMEETO_ISA naming the table of functions and RMEETO_ISA_NAME its words.
-#include "block.h"
 #include "block_backward.h"
+#include "block_forward.h"
 
 #ifndef RMEETO_ISA
 #error "RMEETO_ISA names the instruction set, see CMakeLists.txt"

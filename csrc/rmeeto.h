@@ -200,7 +200,8 @@ struct BlockBackward {
 static_assert(sizeof(void *) == 8, "the call structures are packed as 8-byte fields");
 
 // What one instruction set offers. Every function runs `count` calls of the same batch and channels (of norms,
-// weights and tokens: one; of blocks: any, in this order), and returns 0, 1 when memory ran out, or 2 where an index is outside.
+// weights and tokens: one; of blocks: any, each of which reads what the one before it wrote for the same images, and none
+// has more tokens), and returns 0, 1 when memory ran out, or 2 where an index is outside.
 struct Kernels {
     const char *name;
     int (*scan_forward)(const ScanForward *, int64_t count);
@@ -222,6 +223,9 @@ struct Kernels {
 
 // Scratch memory that the calling thread keeps from call to call (see dispatch.cpp); null where memory ran out.
 void *kept_scratch(int64_t bytes);
+
+// Lets other threads run, where this one has nothing to do but to wait for them.
+void give_way();
 
 constexpr int64_t kChunk = 16;    // tokens between two kept states
 constexpr int64_t kChannelPad = 16;  // kept states are padded to a multiple of this many channels

@@ -227,31 +227,25 @@ template <class Call>
 struct SharedParameters {
     const Call *calls;
     int64_t width, groups, pieces;  // channels of a group; pieces = groups of all calls
-    Scratch memory;
-    Parameters *all = nullptr;
+    V *vectors;
 
-    SharedParameters(const Call *calls, int64_t count, int64_t width)
-        : calls(calls), width(width), groups(ceil_div(calls->in.channels, width)), pieces(count * groups),
-          memory(bytes(calls, count, width, groups)) {
-        if (!memory.block) return;
-        all = memory.array<Parameters>(pieces);
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-            const ScanInputsOf &c = calls[piece / groups].in;
-            all[piece].A = memory.vectors(width / kLanes * rates_size(c.state));
-            all[piece].W = memory.vectors(width / kLanes * c.rank);
-        }
+    static int64_t vectors_of(const ScanInputsOf &c, int64_t width) {  // of one group
+        return width / kLanes * (rates_size(c.state) + c.rank);
     }
-
-    static int64_t bytes(const Call *calls, int64_t count, int64_t width, int64_t groups) {
-        int64_t vectors = 0;
+    static int64_t vectors_of(const Call *calls, int64_t count, int64_t width) {
+        int64_t total = 0;
         for (int64_t i = 0; i < count; ++i)
-            vectors += groups * (width / kLanes) * (rates_size(calls[i].in.state) + calls[i].in.rank);
-        return vectors * int64_t(sizeof(V)) + count * groups * int64_t(sizeof(Parameters)) + 64;
+            total += ceil_div(calls[i].in.channels, width) * vectors_of(calls[i].in, width);
+        return total;
     }
 
-    void prepare(int64_t piece) {
+    SharedParameters(const Call *calls, int64_t count, int64_t width, Scratch &memory)
+        : calls(calls), width(width), groups(ceil_div(calls->in.channels, width)), pieces(count * groups),
+          vectors(memory.vectors(vectors_of(calls, count, width))) {}
+
+    void prepare(int64_t piece) const {
         const ScanInputsOf &c = calls[piece / groups].in;
-        Parameters &p = all[piece];
+        const Parameters p = of(piece / groups, piece % groups);
         const int64_t begin = piece % groups * width, end = smaller(c.channels, begin + width);
         for (int64_t channel = begin, v = 0; channel < end; channel += kLanes, ++v) {
             transpose_A(c.A + channel * c.state, c.state, c.channels - channel, p.A + v * rates_size(c.state));
@@ -259,7 +253,22 @@ struct SharedParameters {
         }
     }
 
-    const Parameters &of(int64_t call, int64_t group) const { return all[call * groups + group]; }
+    Parameters of(int64_t call, int64_t group) const {
+        const ScanInputsOf &c = calls[call].in;
+        V *const A = vectors + vectors_of(calls, call, width) + group * vectors_of(c, width);
+        return {A, A + width / kLanes * rates_size(c.state)};
+    }
+};
+
+// Memory of its own for them.
+template <class Call>
+struct OwnParameters {
+    Scratch memory;
+    SharedParameters<Call> shared;
+
+    OwnParameters(const Call *calls, int64_t count, int64_t width)
+        : memory(SharedParameters<Call>::vectors_of(calls, count, width) * int64_t(sizeof(V))),
+          shared(calls, count, width, memory) {}
 };
 
 inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel_begin, const Parameters &p, V *h) {
@@ -303,8 +312,9 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
 
 int scan_forward(const ScanForward *calls, int64_t count) {
     const ScanInputsOf &c = calls->in;
-    SharedParameters<ScanForward> parameters(calls, count, kForwardGroup);
-    if (!parameters.all) return 1;
+    const OwnParameters<ScanForward> own_parameters(calls, count, kForwardGroup);
+    if (!own_parameters.memory.block) return 1;
+    const SharedParameters<ScanForward> &parameters = own_parameters.shared;
     const int64_t groups = parameters.groups, tasks = c.batch * groups;
     int64_t state = 0;
     for (int64_t i = 0; i < count; ++i) state = calls[i].in.state > state ? calls[i].in.state : state;

@@ -326,9 +326,10 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
         total += lay_out(calls[i], nullptr, partials[i]);
         state = calls[i].in.state > state ? calls[i].in.state : state;
     }
-    SharedParameters<ScanBackward> parameters(calls, count, kBackwardGroup);
+    const OwnParameters<ScanBackward> own_parameters(calls, count, kBackwardGroup);
+    const SharedParameters<ScanBackward> &parameters = own_parameters.shared;
     Scratch memory(total * int64_t(sizeof(float)));
-    if (!memory.block || !parameters.all) return 1;
+    if (!memory.block || !own_parameters.memory.block) return 1;
     float *next = reinterpret_cast<float *>(memory.next);
     for (int64_t i = 0; i < count; ++i) next += lay_out(calls[i], next, partials[i]);
     const int64_t groups = partials->groups, tasks = c.batch * groups;

@@ -173,6 +173,15 @@ RMEETO_INLINE V at_most(V high, V x) {
 
 RMEETO_INLINE V magnitude(V x) { return (V)((VI)x & 0x7fffffff); }
 
+// What a thread does that waits for a number in memory to change.
+RMEETO_INLINE void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 RMEETO_INLINE char *aligned(void *memory) {
     return reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(memory) + 63) & ~uintptr_t(63));
 }

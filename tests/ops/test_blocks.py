@@ -87,13 +87,25 @@ def one_after_the_other(
 
 
 @native
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("shape", "merges", "feature"), STACKS)
 def test_equals_one_after_the_other_bit_for_bit(shape, merges, feature, threads) -> None:
     how = {"merges": merges, "feature": feature}
     arguments = given(shape, len(merges))
     with on_threads(threads):
         assert equal(blocks(**arguments, **how), one_after_the_other(**arguments, **how))
+
+
+@native
+@pytest.mark.parametrize("threads", [2, 5, 9])
+def test_whoever_is_first_no_bit_changes(threads: int) -> None:
+    """Blocks flow into one another: more threads than cores overtake each other in a new order every time."""
+    merges = [None, *[Merging(4), None] * 5, Merging(7)]
+    arguments = {**given((9, 60, 12, 24, 4, 2, 4), len(merges)), "merges": merges}
+    with on_threads(1):
+        wanted = blocks(**arguments)
+    with on_threads(threads):
+        assert all(equal(blocks(**arguments), wanted) for _ in range(20))
 
 
 @native
