@@ -72,18 +72,20 @@ struct Panels {
         : weight(weight), outputs(outputs), inputs(inputs), vectors(ceil_div(outputs, kLanes)),
           count(ceil_div(vectors, kWide)), data(data), turned(turned) {}
 
-    int64_t wide(int64_t panel) const { return smaller(kWide, vectors - panel * kWide); }
-    float *place(int64_t panel) const { return data + panel * kWide * kLanes * inputs; }
+    // Panels differ by one vector at most: one alone would leave the processor waiting for its sums.
+    int64_t first(int64_t panel) const { return panel * vectors / count; }
+    int64_t wide(int64_t panel) const { return first(panel + 1) - first(panel); }
+    float *place(int64_t panel) const { return data + first(panel) * kLanes * inputs; }
 
     // Lay out one panel; lanes without an output are zero.
     void pack(int64_t panel, float *out) const {
         const int64_t vectors_here = wide(panel), row = vectors_here * kLanes;
-        if (turned) return pack_rows(panel * kWide * kLanes, out, row);
+        if (turned) return pack_rows(first(panel) * kLanes, out, row);
         for (int64_t vector = 0; vector < vectors_here; ++vector, out += kLanes) {
-            const int64_t first = (panel * kWide + vector) * kLanes;
+            const int64_t output = (first(panel) + vector) * kLanes;
             for (int64_t c = 0; c < inputs; c += kLanes)
-                if (first + kLanes <= outputs && c + kLanes <= inputs) pack_whole(first, c, out + c * row, row);
-                else pack_part(first, c, out + c * row, row);
+                if (output + kLanes <= outputs && c + kLanes <= inputs) pack_whole(output, c, out + c * row, row);
+                else pack_part(output, c, out + c * row, row);
         }
     }
 
@@ -130,10 +132,10 @@ struct Ahead {
     int64_t part = 0;
 
     Ahead(const Panels &w, int64_t panel, int64_t parts) {
-        const int64_t outputs = w.outputs - panel * kWide * kLanes;
-        if (w.data || outputs <= 0) return;
-        next = reinterpret_cast<const char *>(w.weight + panel * kWide * kLanes * w.inputs);
-        end = next + smaller(kWide * kLanes, outputs) * w.inputs * int64_t(sizeof(float));
+        if (w.data || panel >= w.count) return;
+        const int64_t first = w.first(panel) * kLanes, outputs = smaller(w.wide(panel) * kLanes, w.outputs - first);
+        next = reinterpret_cast<const char *>(w.weight + first * w.inputs);
+        end = next + outputs * w.inputs * int64_t(sizeof(float));
         part = ceil_div(end - next, parts);
     }
 
@@ -185,7 +187,7 @@ inline void product(const float *x, int64_t stride, int64_t rows, const Panels &
         if (!w.data) w.pack(number, room);
         const float *panel = w.data ? w.place(number) : room;
         Ahead ahead(w, number + 1, ceil_div(rows, kTileRows));
-        against_panel<kWide>(Across{x, stride}, rows, w.inputs, panel, w.wide(number), number * kWide * kLanes,
+        against_panel<kWide>(Across{x, stride}, rows, w.inputs, panel, w.wide(number), w.first(number) * kLanes,
                       [&] { ahead.fetch(); }, see);
     }
 }
