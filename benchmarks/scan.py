@@ -7,7 +7,8 @@ Peers: the published loop's mathematics, mambapy's parallel scan, the slow path 
 PyTorch, and the reference compiled by torch.compile. Before anything is timed each must equal the reference. One state
 update is one step of one state of one channel: b n e s of them in a scan. Memory is what one forward and backward pass
 adds to the peak of a fresh process. How our kernel scales, and what its backward pass costs beside the forward one, is
-told as the median, least and most of several processes.
+told as the median, least and most of several processes; beside it how the machine itself does, by a matrix product in
+the same rounds: where two threads share a core or a clock, nothing that computes scales by two.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from rmeeto.ops.selective_scan import selective_scan_reference
 
 NATIVE, COMPILED = "rmeeto", "our reference, torch.compile"
 LENGTHS = (197, 785, 3137)
+PRODUCT = 768  # width of the matrices whose product tells how the machine scales
 BATCHES = (1, 16)
 KINDS = {"forward": "forward", "both": "forward + backward"}
 
@@ -132,12 +134,18 @@ def _on_a_set(name: str, options: argparse.Namespace) -> dict[str, Timing]:
         calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
         for threads in sorted({1, options.threads}):
             ways |= {_case(kind, batch, threads): Way(call, threads) for kind, call in calls.items()}
+    square = torch.randn(PRODUCT, PRODUCT)
+    ways |= {_product(threads): Way(lambda: square @ square, threads) for threads in sorted({1, options.threads})}
     with use_instruction_set(name):
         return in_turns(ways, options)
 
 
 def _case(kind: str, batch: int, threads: int) -> str:
     return f"{kind}, batch {batch}, {threads} threads"
+
+
+def _product(threads: int) -> str:
+    return f"matrix product, {threads} threads"
 
 
 def _instruction_sets(report: Report) -> None:
@@ -153,31 +161,31 @@ def _instruction_sets(report: Report) -> None:
         for batch in BATCHES:
             updates = batch * options.tokens * options.channels * options.state
             if name != known[-1] or len(known) == 1:  # the last is for any processor
-                scaling += [_scaled(name, kind, batch, found, pooled, options.threads, updates) for kind in KINDS]
+                for kind, words in KINDS.items():
+                    cases = [_case(kind, batch, t) for t in (1, options.threads)]
+                    speed = f"{updates / pooled[cases[1]].median / 1e9:.2f}"
+                    scaling.append([f"{name}: {words}, batch {batch}", *_scaled(cases, found, pooled), speed])
             forward, both = (pooled[_case(kind, batch, options.threads)] for kind in KINDS)
             ratios = [_backward_over_forward(each, batch, options.threads) for each in found]
             speed = f"{updates / forward.median / 1e9:.2f}"
             times = (forward.milliseconds()[0], both.milliseconds()[0])
             sets.append([f"{name}, batch {batch}", *times, speed, told(ratios)])
+        if name == known[0]:
+            cases = [_product(t) for t in (1, options.threads)]
+            scaling.insert(0, [f"torch: {PRODUCT} x {PRODUCT} x {PRODUCT}", *_scaled(cases, found, pooled), ""])
     all_of_them = f"all threads ({options.threads}), ms"
-    report.show("scaling", ["rmeeto", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"], scaling)
+    report.show("scaling", ["by", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"], scaling)
     columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s", "backward / forward"]
     report.show("scan_sets", columns, sets)
 
 
 def _scaled(
-    name: str,
-    kind: str,
-    batch: int,
-    found: Sequence[Mapping[str, Timing]],
-    pooled: Mapping[str, Timing],
-    threads: int,
-    updates: int,
-) -> list[str]:
-    one, most = (_case(kind, batch, t) for t in (1, threads))
+    cases: Sequence[str], found: Sequence[Mapping[str, Timing]], pooled: Mapping[str, Timing]
+) -> tuple[str, str, str]:
+    """Of two cases, on one thread and on all: the milliseconds of each, and by how much the second is faster."""
+    one, most = cases
     ratios = [each[most].times_as_fast_as(each[one]) for each in found]
-    times = (pooled[one].milliseconds()[0], pooled[most].milliseconds()[0])
-    return [f"{name}: {KINDS[kind]}, batch {batch}", *times, told(ratios), f"{updates / pooled[most].median / 1e9:.2f}"]
+    return pooled[one].milliseconds()[0], pooled[most].milliseconds()[0], told(ratios)
 
 
 def _backward_over_forward(timings: Mapping[str, Timing], batch: int, threads: int) -> float:

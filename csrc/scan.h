@@ -327,12 +327,17 @@ int scan_forward(const ScanForward *calls, int64_t count) {
             failed = 1;
         }
         V *h = own.vectors(0);
+        if (c.batch > 1) {  // of one image each task lays out its own, and nobody waits
 #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
+            for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
+        }
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; ++task)
-            for (int64_t i = 0; own.block && i < count; ++i)
-                forward_task(calls[i], task / groups, task % groups * kForwardGroup, parameters.of(i, task % groups), h);
+            for (int64_t i = 0; own.block && i < count; ++i) {
+                const int64_t group = task % groups;
+                if (c.batch == 1) parameters.prepare(i * groups + group);
+                forward_task(calls[i], task / groups, group * kForwardGroup, parameters.of(i, group), h);
+            }
     }
     return failed;
 }
