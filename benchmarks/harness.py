@@ -1,7 +1,9 @@
 """What every benchmark shares: timing in turns, the setting it ran in, results as JSON, tables that print.
 
 One rule for all: the ways of doing one thing are timed in turns (A B C A B C ...) in one process, so that a drift of
-the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time. Told are
+the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time; one that
+takes less than 5 ms is called several times in its turn, for threads that sleep and caches that somebody else filled
+are none of its own. Told are
 the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours. Where a
 ratio is the claim, several fresh processes find it, and their median and range are told.
 
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ from rmeeto.report import Table
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
 Clock = Callable[[], float]
+TURN = 5e-3  # seconds that a turn lasts at least
 DEPTHS = 128  # frames of `_at_depth`, together as long as a piece of CPython's stack
 
 
@@ -181,10 +185,12 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
 
 
 def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dict[str, Timing]:
-    """Time every way, one call of each in every round."""
+    """Time every way, one turn of each in every round."""
     known = {name: way if isinstance(way, Way) else Way(way) for name, way in ways.items()}
     clock = time.process_time if options.cpu_time else time.perf_counter
-    rounds = {name: _rounds(_warm(way, clock, options), options) for name, way in known.items()}
+    warm = {name: _warm(way, clock, options) for name, way in known.items()}
+    rounds = {name: _rounds(taken, options) for name, taken in warm.items()}
+    calls = {name: max(1, int(TURN / max(taken, 1e-5))) for name, taken in warm.items()}
     seconds: dict[str, list[float]] = {name: [] for name in known}
     gc.collect()
     gc.disable()
@@ -192,7 +198,8 @@ def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dic
         for turn in range(max(rounds.values())):
             for name, way in known.items():
                 if turn < rounds[name]:
-                    seconds[name].append(_at_depth(turn * 37 % DEPTHS, lambda way=way: _timed(way, clock)))
+                    timed = partial(_timed, way, clock, calls[name])
+                    seconds[name].append(_at_depth(turn * 37 % DEPTHS, timed))
     finally:
         gc.enable()
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
@@ -246,14 +253,16 @@ def _rounds(taken: float, options: argparse.Namespace) -> int:
     return max(1, min(options.repeats, int(options.limit / max(taken, 1e-6))))
 
 
-def _timed(way: Way, clock: Clock) -> float:
+def _timed(way: Way, clock: Clock, calls: int = 1) -> float:
+    """Seconds of one of so many calls in a row."""
     before = torch.get_num_threads()
     if way.threads not in (None, before):
         torch.set_num_threads(way.threads)
         way.call()  # the new number of threads meets here first
     started = clock()
-    way.call()
-    taken = clock() - started
+    for _ in range(calls):
+        way.call()
+    taken = (clock() - started) / calls
     if way.threads not in (None, before):
         torch.set_num_threads(before)
     return taken
