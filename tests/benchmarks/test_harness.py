@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -34,18 +35,38 @@ def _options(repeats: int, limit: float) -> argparse.Namespace:
     return argparse.Namespace(repeats=repeats, limit=limit, cpu_time=False)
 
 
-def test_ways_take_turns_and_the_slow_one_has_fewer(module) -> None:
-    calls: list[str] = []
+class _Clock:
+    """Seconds that pass only where a way is called, and who was."""
 
-    def slow() -> None:
-        calls.append("slow")
-        time.sleep(0.02)
+    def __init__(self, harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.calls = 0.0, []
+        monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
-    timings = module("harness").in_turns({"fast": lambda: calls.append("fast"), "slow": slow}, _options(5, 0.05))
-    assert len(timings["fast"].seconds) == 5
-    assert 1 <= len(timings["slow"].seconds) <= 2
-    rounds = calls[-5 - len(timings["slow"].seconds) :]
-    assert rounds[:2] == ["fast", "slow"]
+    def way(self, name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            self.calls.append(name)
+            self.now += seconds
+
+        return call
+
+
+def test_ways_take_turns_and_the_slow_one_has_fewer(module, monkeypatch) -> None:
+    harness = module("harness")
+    clock = _Clock(harness, monkeypatch)
+    ways = {"fast": clock.way("fast", 0.006), "slow": clock.way("slow", 0.02)}
+    timings = harness.in_turns(ways, _options(5, 0.05))
+    assert [len(timings[name].seconds) for name in ways] == [5, 2]
+    assert clock.calls[-7:] == ["fast", "slow", "fast", "slow", "fast", "fast", "fast"]
+
+
+def test_what_is_short_is_called_several_times_in_its_turn(module, monkeypatch) -> None:
+    harness = module("harness")
+    clock = _Clock(harness, monkeypatch)
+    ways = {"short": clock.way("short", 0.0015), "long": clock.way("long", 0.006)}
+    timings = harness.in_turns(ways, _options(2, 1.0))
+    assert clock.calls[6:] == ["short", "short", "short", "long"] * 2  # behind three of each to warm up
+    assert timings["short"].seconds == pytest.approx([0.0015] * 2)
+    assert timings["long"].seconds == pytest.approx([0.006] * 2)
 
 
 def test_a_ratio_is_of_one_rounds_neighbours(module) -> None:
