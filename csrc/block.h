@@ -83,6 +83,7 @@ struct BlockImages {
 
     static int64_t odd(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
     static int64_t narrow_of(const BlockForward &b) { return odd(larger(b.channels, b.width)); }
+
     BlockImages(const BlockForward &b, int64_t images, Scratch &memory)
         : wide(odd(2 * b.channels)), narrow(narrow_of(b)) {
         xz = memory.array<float>(images * b.tokens * wide);

@@ -6,10 +6,10 @@
 
 namespace {
 
-constexpr int64_t kOwnImage = 16 << 20;   // bytes of one image up to which every thread has one for itself
-constexpr int64_t kLaidOut = 2;           // blocks whose weights lie laid out at the same time
-constexpr int64_t kPiecesAtOnce = 8;      // of weights, that one thread lays out
-constexpr int64_t kPatience = 1 << 12;    // rounds of waiting before a thread gives way
+constexpr int64_t kOwnImage = 16 << 20;  // bytes of one image up to which every thread has one for itself
+constexpr int64_t kLaidOut = 2;          // blocks whose weights lie laid out at the same time
+constexpr int64_t kPiecesAtOnce = 8;     // of weights, that one thread lays out
+constexpr int64_t kPatience = 1 << 12;   // rounds of waiting before a thread gives way
 
 inline int64_t image_bytes(const BlockForward &b, int64_t images) {
     Scratch measure(nullptr);
@@ -44,8 +44,8 @@ inline bool flows(const BlockForward &b) {
 // last one: what they read may lie where this set's results will, and what later images read cannot, for it lies behind
 // them as long as tokens do not grow in number.
 struct Flow {
-    struct alignas(64) Counters {  // of one block: handed out, laid out, handed out
-        int64_t pieces, laid, sets;
+    struct alignas(64) Counters {    // of one block
+        int64_t pieces, laid, sets;  // pieces handed out, pieces laid out, sets handed out
     };
 
     const BlockForward *calls;
