@@ -3,9 +3,8 @@
 One rule for all: the ways of doing one thing are timed in turns (A B C A B C ...) in one process, so that a drift of
 the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time; one that
 takes less than 5 ms is called several times in its turn, for threads that sleep and caches that somebody else filled
-are none of its own. Told are
-the median and the 10th and 90th percentile; a ratio is the median of the ratios of one round's neighbours. Where a
-ratio is the claim, several fresh processes find it, and their median and range are told.
+are none of its own. Told are the median and the 10th and 90th percentile; a ratio is the median of the ratios of one
+round's neighbours. Where a ratio is the claim, several fresh processes find it, and their median and range are told.
 
 Every round calls from another depth of Python's stack. CPython keeps its frames in pieces of 16 KiB, and a loop of
 calls across the end of a piece asks the system for a new one and gives it back each time: a way that happens to lie so
@@ -44,6 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
 Clock = Callable[[], float]
 TURN = 5e-3  # seconds that a turn lasts at least
+SHORTEST = 1e-5  # that a call is taken to last
 DEPTHS = 128  # frames of `_at_depth`, together as long as a piece of CPython's stack
 
 
@@ -190,7 +190,7 @@ def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dic
     clock = time.process_time if options.cpu_time else time.perf_counter
     warm = {name: _warm(way, clock, options) for name, way in known.items()}
     rounds = {name: _rounds(taken, options) for name, taken in warm.items()}
-    calls = {name: max(1, int(TURN / max(taken, 1e-5))) for name, taken in warm.items()}
+    calls = {name: max(1, int(TURN / max(taken, SHORTEST))) for name, taken in warm.items()}
     seconds: dict[str, list[float]] = {name: [] for name in known}
     gc.collect()
     gc.disable()
@@ -250,7 +250,7 @@ def _warm(way: Way, clock: Clock, options: argparse.Namespace) -> float:
 
 
 def _rounds(taken: float, options: argparse.Namespace) -> int:
-    return max(1, min(options.repeats, int(options.limit / max(taken, 1e-6))))
+    return max(1, min(options.repeats, int(options.limit / max(taken, SHORTEST))))
 
 
 def _timed(way: Way, clock: Clock, calls: int = 1) -> float:

@@ -129,13 +129,14 @@ def _row(case: str, name: str, timing: Timing, native: Timing, updates: int) -> 
 def _on_a_set(name: str, options: argparse.Namespace) -> dict[str, Timing]:
     """Our kernel by one instruction set, both batches and passes, on one thread and on all."""
     ways: dict[str, Way] = {}
+    counts = sorted({1, options.threads})
     for batch in BATCHES:
         inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
         calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
-        for threads in sorted({1, options.threads}):
+        for threads in counts:
             ways |= {_case(kind, batch, threads): Way(call, threads) for kind, call in calls.items()}
     square = torch.randn(PRODUCT, PRODUCT)
-    ways |= {_product(threads): Way(lambda: square @ square, threads) for threads in sorted({1, options.threads})}
+    ways |= {_product(threads): Way(lambda: square @ square, threads) for threads in counts}
     with use_instruction_set(name):
         return in_turns(ways, options)
 
@@ -163,13 +164,12 @@ def _instruction_sets(report: Report) -> None:
             if name != known[-1] or len(known) == 1:  # the last is for any processor
                 for kind, words in KINDS.items():
                     cases = [_case(kind, batch, t) for t in (1, options.threads)]
-                    speed = f"{updates / pooled[cases[1]].median / 1e9:.2f}"
+                    speed = _speed(updates, pooled[cases[1]])
                     scaling.append([f"{name}: {words}, batch {batch}", *_scaled(cases, found, pooled), speed])
             forward, both = (pooled[_case(kind, batch, options.threads)] for kind in KINDS)
             ratios = [_backward_over_forward(each, batch, options.threads) for each in found]
-            speed = f"{updates / forward.median / 1e9:.2f}"
             times = (forward.milliseconds()[0], both.milliseconds()[0])
-            sets.append([f"{name}, batch {batch}", *times, speed, told(ratios)])
+            sets.append([f"{name}, batch {batch}", *times, _speed(updates, forward), told(ratios)])
         if name == known[0]:
             cases = [_product(t) for t in (1, options.threads)]
             scaling.insert(0, [f"torch: {PRODUCT} x {PRODUCT} x {PRODUCT}", *_scaled(cases, found, pooled), ""])
@@ -177,6 +177,11 @@ def _instruction_sets(report: Report) -> None:
     report.show("scaling", ["by", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"], scaling)
     columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s", "backward / forward"]
     report.show("scan_sets", columns, sets)
+
+
+def _speed(updates: int, timing: Timing) -> str:
+    """10^9 updates a second."""
+    return f"{updates / timing.median / 1e9:.2f}"
 
 
 def _scaled(

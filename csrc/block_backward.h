@@ -209,10 +209,8 @@ int one_block_backward(const BlockBackward &call) {
     const BlockForward &b = call.of;
     const int64_t threads = smaller(b.threads, call.shares);
     const BackwardSizes sizes(b);
-    Scratch shared_measure(nullptr), thread_measure(nullptr);
-    const BackwardShared measured(call, sizes, shared_measure);
-    BackwardThread(b, sizes, call.dtime != nullptr, thread_measure);
-    const int64_t shared_bytes = shared_measure.taken + 64, thread_bytes = thread_measure.taken + 64;
+    const int64_t shared_bytes = bytes_of<BackwardShared>(call, sizes);
+    const int64_t thread_bytes = bytes_of<BackwardThread>(b, sizes, call.dtime != nullptr);
     char *const kept = static_cast<char *>(kept_scratch(shared_bytes + threads * thread_bytes));
     if (!kept) return 1;
     Scratch memory(kept);
@@ -225,8 +223,7 @@ int one_block_backward(const BlockBackward &call) {
 #pragma omp for schedule(static) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
-        for (int64_t piece = 0; piece < shared.parameters.pieces; ++piece)
-            prepare_scan(b, shared.A, shared.parameters, piece);
+        for (int64_t piece = 0; piece < shared.parameters.pieces; ++piece) shared.prepare_scan(piece);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t share = 0; share < call.shares; ++share) {
             const int64_t end = (share + 1) * b.batch / call.shares;

@@ -11,24 +11,6 @@ constexpr int64_t kLaidOut = 2;          // blocks whose weights lie laid out at
 constexpr int64_t kPiecesAtOnce = 8;     // of weights, that one thread lays out
 constexpr int64_t kPatience = 1 << 12;   // rounds of waiting before a thread gives way
 
-inline int64_t image_bytes(const BlockForward &b, int64_t images) {
-    Scratch measure(nullptr);
-    BlockImages(b, images, measure);
-    return measure.taken + 64;
-}
-
-inline int64_t thread_bytes(const BlockForward &b) {
-    Scratch measure(nullptr);
-    BlockThread(b, measure);
-    return measure.taken + 64;
-}
-
-inline int64_t shared_bytes(const BlockForward &b, bool laid_out) {
-    Scratch measure(nullptr);
-    BlockShared(b, laid_out, measure);
-    return measure.taken + 64;
-}
-
 inline void wait_for(const int64_t *number, int64_t least) {
     for (int64_t round = 0; __atomic_load_n(number, __ATOMIC_ACQUIRE) < least; ++round)
         if (round < kPatience) pause();
@@ -37,7 +19,7 @@ inline void wait_for(const int64_t *number, int64_t least) {
 
 // Whether every thread works on images of its own.
 inline bool flows(const BlockForward &b) {
-    return lays_out(b) && b.batch >= b.threads && (b.threads == 1 || image_bytes(b, 1) <= kOwnImage);
+    return lays_out(b) && b.batch >= b.threads && (b.threads == 1 || bytes_of<BlockImages>(b, 1) <= kOwnImage);
 }
 
 // Blocks that flow into one another. A set of images waits until the block before has passed all images up to its own
@@ -111,8 +93,8 @@ int flow(const BlockForward *calls, int64_t count) {
     int64_t shared = 0, own = 0;  // bytes
     for (int64_t i = 0; i < count; ++i) {
         const BlockForward &b = calls[i];
-        shared = larger(shared, shared_bytes(b, true));
-        own = larger(own, image_bytes(b, Sets(b, threads).largest()) + thread_bytes(b));
+        shared = larger(shared, bytes_of<BlockShared>(b, true));
+        own = larger(own, bytes_of<BlockImages>(b, Sets(b, threads).largest()) + bytes_of<BlockThread>(b));
     }
     const int64_t state = count * int64_t(sizeof(Flow::Counters)) + batch * int64_t(sizeof(int64_t)) + 2 * 64;
     char *next = static_cast<char *>(kept_scratch(state + kLaidOut * shared + threads * own));
@@ -164,7 +146,8 @@ struct Together {
 int together(const BlockForward &b) {
     const bool laid_out = lays_out(b);
     const Sets sets(b, 1);
-    const int64_t common = shared_bytes(b, laid_out), images = image_bytes(b, sets.largest()), own = thread_bytes(b);
+    const int64_t common = bytes_of<BlockShared>(b, laid_out), images = bytes_of<BlockImages>(b, sets.largest());
+    const int64_t own = bytes_of<BlockThread>(b);
     char *const kept = static_cast<char *>(kept_scratch(common + images + b.threads * own));
     if (!kept) return 1;
     Scratch common_memory(kept), image_memory(kept + common);

@@ -129,6 +129,8 @@ struct BackwardShared {
         return total;
     }
 
+    void prepare_scan(int64_t piece) const { ::prepare_scan(b, A, parameters, piece); }
+
     void prepare(int64_t piece) const {
         if (piece < 2)
             return arrange_weight(b.ways[piece].conv_weight, b.ways[piece].conv_bias, b.channels, b.taps, conv[piece]);

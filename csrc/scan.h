@@ -253,6 +253,17 @@ struct SharedParameters {
         }
     }
 
+    // All of them, by the threads of the enclosing region. Of one image each task lays out its own: nobody waits.
+    void prepare_for(int64_t batch) const {
+        if (batch == 1) return;
+#pragma omp for schedule(static)
+        for (int64_t piece = 0; piece < pieces; ++piece) prepare(piece);
+    }
+    Parameters prepared(int64_t batch, int64_t call, int64_t group) const {
+        if (batch == 1) prepare(call * groups + group);
+        return of(call, group);
+    }
+
     Parameters of(int64_t call, int64_t group) const {
         const ScanInputsOf &c = calls[call].in;
         V *const A = vectors + vectors_of(calls, call, width) + group * vectors_of(c, width);
@@ -327,17 +338,12 @@ int scan_forward(const ScanForward *calls, int64_t count) {
             failed = 1;
         }
         V *h = own.vectors(0);
-        if (c.batch > 1) {  // of one image each task lays out its own, and nobody waits
-#pragma omp for schedule(static)
-            for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
-        }
+        parameters.prepare_for(c.batch);
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; ++task)
-            for (int64_t i = 0; own.block && i < count; ++i) {
-                const int64_t group = task % groups;
-                if (c.batch == 1) parameters.prepare(i * groups + group);
-                forward_task(calls[i], task / groups, group * kForwardGroup, parameters.of(i, group), h);
-            }
+            for (int64_t i = 0; own.block && i < count; ++i)
+                forward_task(calls[i], task / groups, task % groups * kForwardGroup,
+                             parameters.prepared(c.batch, i, task % groups), h);
     }
     return failed;
 }

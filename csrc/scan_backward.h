@@ -346,17 +346,12 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
 #pragma omp atomic write
             failed = 1;
         }
-        if (c.batch > 1) {  // as in scan_forward
-#pragma omp for schedule(static)
-            for (int64_t piece = 0; piece < parameters.pieces; ++piece) parameters.prepare(piece);
-        }
+        parameters.prepare_for(c.batch);
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; ++task)
-            for (int64_t i = 0; ready && i < count; ++i) {
-                const int64_t group = task % groups;
-                if (c.batch == 1) parameters.prepare(i * groups + group);
-                backward_task(calls[i], parameters.of(i, group), partials[i], task / groups, group, m);
-            }
+            for (int64_t i = 0; ready && i < count; ++i)
+                backward_task(calls[i], parameters.prepared(c.batch, i, task % groups), partials[i], task / groups,
+                              task % groups, m);
         for (int64_t i = 0; i < count; ++i) {
 #pragma omp for schedule(static) nowait
             for (int64_t piece = 0; piece < pieces(calls[i].in); ++piece) add_partials(calls[i], partials[i], piece);

@@ -210,6 +210,15 @@ struct Scratch {
     V *vectors(int64_t count) { return array<V>(count); }
 };
 
+// Bytes of scratch memory that a T of these takes, wherever it begins.
+template <class T, class... Given>
+inline int64_t bytes_of(const Given &...given) {
+    Scratch measure(nullptr);
+    const T measured(given..., measure);
+    (void)measured;
+    return measure.taken + 64;
+}
+
 RMEETO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 RMEETO_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
