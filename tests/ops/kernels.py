@@ -17,7 +17,7 @@ import torch
 
 from rmeeto.evaluate.mode import on_threads
 from rmeeto.ops import _triton, backends, native_info
-from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops._op import LIBRARY
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MOST_INTERPRETED = 8  # chunks of an image times states
@@ -65,8 +65,10 @@ def interpret() -> None:
         if op == "causal_conv":  # larger and fewer blocks: here every step costs the same
             kernels._LENGTH.update(forward=16, backward=16)
             kernels._STEPS.update(backward=2)
-        LIBRARY.impl(op, kernels.forward, "CPU")
-        LIBRARY.impl(f"{op}_backward", kernels.backward, "CPU")
+        ops = importlib.import_module(f"rmeeto.ops.{op}.op")
+        for each, kernel in ((ops.op, kernels.forward), (ops.backward_op, kernels.backward)):
+            LIBRARY.impl(each.name, kernel, "CPU")
+            each.cpu = kernel
 
 
 def _scan_by_rows(scan: Any, given: Sequence[Any]) -> list[Any]:

@@ -80,7 +80,7 @@ class ScanForward(NamedTuple):
 
 
 class ScanBackward(NamedTuple):
-    """One backward call: every gradient that is there is written; accumulate adds to dz."""
+    """One backward call: every gradient that is there is written, in the order of the inputs; accumulate adds to dz."""
 
     inputs: ScanInputs
     flags: ScanFlags
@@ -88,13 +88,13 @@ class ScanBackward(NamedTuple):
     dy: Tensor
     du: Tensor | None = None
     ddelta: Tensor | None = None
-    dz: Tensor | None = None
+    dA: Tensor | None = None
     dB: Tensor | None = None
     dC: Tensor | None = None
-    dtime: Tensor | None = None
-    dA: Tensor | None = None
     dD: Tensor | None = None
+    dz: Tensor | None = None
     dbias: Tensor | None = None
+    dtime: Tensor | None = None
 
     def pack(self) -> tuple[list[Any], bytes]:
         held, fields = _scan_fields(self.inputs, self.flags)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
-from typing import Any, TypeAlias, overload
+from typing import overload
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from rmeeto.ops._library import CHANNEL_PAD, CHUNK
-
-LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
-Kernel: TypeAlias = Callable[..., Any]
 
 
 @overload
@@ -88,82 +83,9 @@ def empty(like: Tensor) -> Tensor:
     return like.new_empty(*like.shape, dtype=torch.float32)
 
 
-def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether autograd has to remember this call."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def dispatch(op: Kernel, wanted: bool, *arguments: Any) -> Any:  # noqa: FBT001
-    """Call an op that has a hand-written kernel for the Autograd key, past that key where no gradient is wanted.
-
-    It is a Python function, and going through it for nothing would take four microseconds.
-    """
-    if wanted or torch.compiler.is_compiling():
-        return op(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*arguments)
-
-
 def on_device(x: Tensor) -> AbstractContextManager[object]:
     """Inside, kernels are started on the tensor's own GPU."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def register(
-    op: str,
-    *,
-    cpu: Kernel,
-    fake: Kernel,
-    gpu: Kernel | None = None,
-    autograd: Kernel | None = None,
-    flops: Kernel | None = None,
-) -> None:
-    """Register what computes `rmeeto::<op>`, which is defined already.
-
-    Args:
-        op: its name.
-        cpu: computes it on a CPU.
-        fake: its results without values.
-        gpu: computes it on a GPU.
-        autograd: kernel for the Autograd key, `through` or of its own; None where the op has no gradients.
-        flops: its FLOP formula.
-    """
-    LIBRARY.impl(op, cpu, "CPU")
-    if gpu is not None:
-        LIBRARY.impl(op, gpu, "CUDA")
-    if autograd is not None:
-        LIBRARY.impl(op, autograd, "Autograd")
-    torch.library.register_fake(f"rmeeto::{op}", fake, lib=LIBRARY)
-    if flops is not None:
-        register_flop_formula(getattr(torch.ops.rmeeto, op))(flops)
-
-
-def through(op: str, function: type[torch.autograd.Function], tensors: int) -> Kernel:
-    """The Autograd kernel of `rmeeto::<op>`, whose first `tensors` arguments are those with gradients.
-
-    A hand-written one: torch.library.register_autograd would cost 50 microseconds a call.
-    """
-    plain = getattr(torch.ops.rmeeto, op).default
-
-    def run(*arguments: Any) -> Any:
-        if wants_gradient(arguments[:tensors]):
-            return function.apply(*arguments)
-        with torch._C._AutoDispatchBelowAutograd():
-            return plain(*arguments)
-
-    return run
-
-
-def on_gpu(module: str, name: str) -> Kernel:
-    """A function of a module of Triton kernels, imported when it is first called: Triton is not everywhere."""
-    found: list[Kernel] = []
-
-    def run(*arguments: Any) -> Any:
-        if not found:
-            found.append(getattr(import_module(module), name))
-        return found[0](*arguments)
-
-    return run
 
 
 def states_shape(shape: Sequence[int], A: Tensor) -> tuple[int, int, int, int]:

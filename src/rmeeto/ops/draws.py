@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rmeeto.ops._tensors import LIBRARY
+from rmeeto.ops._op import LIBRARY
 
 LIBRARY.define("permutation(str name, SymInt count, Device? device=None) -> Tensor")
 LIBRARY.define("integers(str name, SymInt below, SymInt count, Device? device=None) -> Tensor")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops._tensors import wants_gradient
+from rmeeto.ops._op import wants_gradient
 from rmeeto.ops.bimamba import native
 from rmeeto.ops.bimamba.reference import Direction, bimamba_reference
 

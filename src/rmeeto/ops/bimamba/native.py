@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._products import times_transposed, weight_gradient
 from rmeeto.ops._structs import ConvBackward, ConvForward, ScanBackward, ScanFlags, ScanForward, ScanInputs, run
-from rmeeto.ops._tensors import LIBRARY, dense, register, rows, states_shape, through
+from rmeeto.ops._tensors import dense, rows, states_shape
 from rmeeto.ops.bimamba import cost
 from rmeeto.ops.bimamba.reference import Direction
 
@@ -20,13 +21,15 @@ _WIDTH = len(Direction._fields)
 _TENSORS = 2 + 2 * _WIDTH  # xz, time and the parameters of both directions
 _NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
 
-LIBRARY.define(
-    f"bimamba(Tensor xz, Tensor? time, {_NAMES}, float scale, bool keep)"
-    " -> (Tensor y, Tensor p, Tensor p_b, Tensor u, Tensor u_b, Tensor states, Tensor states_b)"
+op = Op(
+    "bimamba",
+    f"(Tensor xz, Tensor? time, {_NAMES}, float scale, bool keep)"
+    " -> (Tensor y, Tensor p, Tensor p_b, Tensor u, Tensor u_b, Tensor states, Tensor states_b)",
 )
-LIBRARY.define(
-    f"bimamba_backward(Tensor dy, Tensor p, Tensor p_b, Tensor u, Tensor u_b, Tensor states, Tensor states_b,"
-    f" Tensor xz, Tensor? time, {_NAMES}, float scale, bool parameters) -> ({', '.join(['Tensor'] * _TENSORS)})"
+backward_op = Op(
+    "bimamba_backward",
+    f"(Tensor dy, Tensor p, Tensor p_b, Tensor u, Tensor u_b, Tensor states, Tensor states_b,"
+    f" Tensor xz, Tensor? time, {_NAMES}, float scale, bool parameters) -> ({', '.join(['Tensor'] * _TENSORS)})",
 )
 
 
@@ -39,7 +42,7 @@ def bimamba(
     xz: Tensor, directions: tuple[Direction, Direction], time: Tensor | None, scale: float, *, keep: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The op: see `rmeeto.ops.bimamba`."""
-    y, p, p_b, *_ = torch.ops.rmeeto.bimamba.default(xz, time, *directions[0], *directions[1], scale, keep)
+    y, p, p_b, *_ = op(xz, time, *directions[0], *directions[1], scale, keep)
     return y, (p, p_b)
 
 
@@ -199,8 +202,7 @@ class _Bimamba(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, scale, _keep = arguments
-        with torch._C._AutoDispatchBelowAutograd():
-            y, *made = torch.ops.rmeeto.bimamba.default(*tensors, scale, True)
+        y, *made = op.below(*tensors, scale, True)
         ctx.save_for_backward(*made, *tensors)
         ctx.scale = scale
         ctx.mark_non_differentiable(*made)
@@ -213,16 +215,15 @@ class _Bimamba(torch.autograd.Function):
         if dy is None:
             return (None,) * (_TENSORS + 2)
         needs = ctx.needs_input_grad[:_TENSORS]
-        op = torch.ops.rmeeto.bimamba_backward.default
-        gradients = op(dy, *ctx.saved_tensors, ctx.scale, any(needs[2:]))
+        gradients = backward_op(dy, *ctx.saved_tensors, ctx.scale, any(needs[2:]))
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None)
 
 
-register(
-    "bimamba",
+op.register(
     cpu=_forward,
     fake=_forward_fake,
-    autograd=through("bimamba", _Bimamba, _TENSORS),
+    function=_Bimamba,
+    tensors=_TENSORS,
     flops=cost.forward_formula,
 )
-register("bimamba_backward", cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)
+backward_op.register(cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)

@@ -9,19 +9,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
+from rmeeto.ops._op import Op, wants_gradient
 from rmeeto.ops._structs import BipartiteMerge, MergeCall, run
-from rmeeto.ops._tensors import LIBRARY, register, through, wants_gradient
 from rmeeto.ops.backends import KINDS
 from rmeeto.ops.bipartite_merge import cost
 from rmeeto.ops.token_match.native import SIMILARITIES
 from rmeeto.ops.token_merge.native import MODES
+from rmeeto.ops.token_merge.native import backward_op as token_merge_backward
 
-LIBRARY.define(
-    "bipartite_merge(Tensor x, Tensor? size, Tensor values, Tensor places, int r, str similarity, int rank, int first,"
+op = Op(
+    "bipartite_merge",
+    "(Tensor x, Tensor? size, Tensor values, Tensor places, int r, str similarity, int rank, int first,"
     " bool by_sequence, bool ordered, bool official, str mode)"
-    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)"
+    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)",
 )
-op = torch.ops.rmeeto.bipartite_merge.default
 
 
 def fits(x: Tensor, size: Tensor | None, values: Tensor, places: Tensor, mode: str) -> bool:
@@ -78,8 +79,7 @@ def made_by(x: Tensor, places: Tensor, r: int, mode: str) -> tuple[Tensor, ...]:
 class _Merge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, sizes, moved, index, kept = op(*arguments)
+        y, sizes, moved, index, kept = op.below(*arguments)
         ctx.pruned = arguments[-1] == "prune"
         ctx.save_for_backward(arguments[1], index, kept)
         ctx.mark_non_differentiable(sizes, moved, index, kept)
@@ -91,14 +91,8 @@ class _Merge(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         size, index, kept = ctx.saved_tensors
         kept = kept if ctx.pruned else None
-        dx = None if dy is None else torch.ops.rmeeto.token_merge_backward.default(dy, size, index, kept)
+        dx = None if dy is None else token_merge_backward(dy, size, index, kept)
         return (dx, *[None] * 11)
 
 
-register(
-    "bipartite_merge",
-    cpu=_forward,
-    fake=_new,
-    autograd=through("bipartite_merge", _Merge, 1),
-    flops=cost.forward_formula,
-)
+op.register(cpu=_forward, fake=_new, function=_Merge, tensors=1, flops=cost.forward_formula)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops._tensors import wants_gradient
+from rmeeto.ops._op import wants_gradient
 from rmeeto.ops.bimamba import Direction, check_directions
 from rmeeto.ops.bipartite_merge import Merged, Merging, bipartite_merge, check_merge
 from rmeeto.ops.block import merging as native_merge

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._structs import MergeCall
-from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import MODES, SIMILARITIES, made_by
 from rmeeto.ops.block import cost
@@ -20,13 +20,13 @@ from rmeeto.ops.block.structs import TENSORS, BlockForward, outputs_of
 MOST_TOKENS = 2048
 _GIVEN = 2 + TENSORS  # x, time and the weights
 
-LIBRARY.define(
-    f"block_merge(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
+op = Op(
+    "block_merge",
+    f"(Tensor x, Tensor? time, Tensor norm_weight, Tensor in_proj, Tensor out_proj, {NAMES}, float eps,"
     " float scale, str feature, Tensor? size, Tensor places, int r, str similarity, int rank, int first,"
     " bool by_sequence, bool ordered, bool official, str mode)"
-    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)"
+    " -> (Tensor x, Tensor size, Tensor places, Tensor index, Tensor kept)",
 )
-op = torch.ops.rmeeto.block_merge.default
 
 
 def fits(x: Tensor, size: Tensor | None, places: Tensor, mode: str) -> bool:
@@ -65,4 +65,4 @@ def _flops(*arguments: Any, out_shape: object = None) -> int:  # noqa: ARG001
     return cost.forward_formula(*shapes[:_GIVEN]) + merge
 
 
-register("block_merge", cpu=_forward, fake=_new, flops=_flops)
+op.register(cpu=_forward, fake=_new, flops=_flops)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
-from rmeeto.ops._tensors import LIBRARY, register, states_shape, through, wants_gradient
+from rmeeto.ops._op import Op, wants_gradient
+from rmeeto.ops._tensors import states_shape
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
@@ -28,12 +29,14 @@ _INPUTS = (
 MOST_SHARES = 16
 _SHARED_FLOATS = 1 << 23
 
-LIBRARY.define(
-    f"block({_INPUTS}, bool keep) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b)"
+op = Op(
+    "block",
+    f"({_INPUTS}, bool keep) -> (Tensor y, Tensor hidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b)",
 )
-LIBRARY.define(
-    f"block_backward(Tensor? dy, Tensor? dhidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b, {_INPUTS},"
-    f" bool parameters) -> ({', '.join(['Tensor'] * _GIVEN)})"
+backward_op = Op(
+    "block_backward",
+    f"(Tensor? dy, Tensor? dhidden, Tensor p, Tensor p_b, Tensor states, Tensor states_b, {_INPUTS},"
+    f" bool parameters) -> ({', '.join(['Tensor'] * _GIVEN)})",
 )
 
 
@@ -95,7 +98,6 @@ def block(
     keep: bool,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """The op: see `rmeeto.ops.block`."""
-    op = torch.ops.rmeeto.block.default
     made = op(x, time, norm_weight, in_proj, out_proj, *directions[0], *directions[1], eps, scale, keep)
     y, hidden, p, p_b, *_states = made
     return y, hidden, (p, p_b)
@@ -155,8 +157,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, eps, scale, _keep = arguments
-        with torch._C._AutoDispatchBelowAutograd():
-            y, hidden, *made = torch.ops.rmeeto.block.default(*tensors, eps, scale, True)
+        y, hidden, *made = op.below(*tensors, eps, scale, True)
         ctx.save_for_backward(*made, *tensors)
         ctx.numbers = eps, scale
         ctx.mark_non_differentiable(*made)
@@ -167,8 +168,7 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dhidden: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:_GIVEN]
-        op = torch.ops.rmeeto.block_backward.default
-        gradients = op(dy, dhidden, *ctx.saved_tensors, *ctx.numbers, any(needs[2:]))
+        gradients = backward_op(dy, dhidden, *ctx.saved_tensors, *ctx.numbers, any(needs[2:]))
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None, None)
 
 
@@ -177,5 +177,5 @@ def _backward_flops(dy: object, dhidden: object, *shapes: Any, out_shape: object
     return 2 * cost.forward_formula(*shapes[_KEPT : _KEPT + _GIVEN])
 
 
-register("block", cpu=_forward, fake=_fake, autograd=through("block", _Block, _GIVEN), flops=cost.forward_formula)
-register("block_backward", cpu=_backward, fake=_backward_fake, flops=_backward_flops)
+op.register(cpu=_forward, fake=_fake, function=_Block, tensors=_GIVEN, flops=cost.forward_formula)
+backward_op.register(cpu=_backward, fake=_backward_fake, flops=_backward_flops)

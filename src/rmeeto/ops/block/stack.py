@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto.ops._tensors import LIBRARY, register
+from rmeeto.ops._op import Op
 from rmeeto.ops.bipartite_merge import Merging
 from rmeeto.ops.bipartite_merge import cost as merge_cost
 from rmeeto.ops.bipartite_merge.native import SIMILARITIES
@@ -18,11 +18,11 @@ from rmeeto.ops.block.structs import TENSORS, BlockStack, MergeNumbers, StackRes
 _NO_MERGE = MergeNumbers()
 _NUMBERS = len(MergeNumbers._fields)
 
-LIBRARY.define(
-    "blocks(Tensor x, Tensor? size, Tensor places, Tensor[] weights, int[] merges, float eps, float scale)"
-    " -> (Tensor x, Tensor hidden, Tensor p, Tensor p_b, Tensor size, Tensor places, Tensor index, Tensor kept)"
+op = Op(
+    "blocks",
+    "(Tensor x, Tensor? size, Tensor places, Tensor[] weights, int[] merges, float eps, float scale)"
+    " -> (Tensor x, Tensor hidden, Tensor p, Tensor p_b, Tensor size, Tensor places, Tensor index, Tensor kept)",
 )
-op = torch.ops.rmeeto.blocks.default
 
 
 def numbers_of(merging: Merging | None, *, by_stream: bool) -> MergeNumbers:
@@ -89,4 +89,4 @@ def _flops(
     return total
 
 
-register("blocks", cpu=_forward, fake=_new, flops=_flops)
+op.register(cpu=_forward, fake=_new, flops=_flops)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops.causal_conv import op as _op  # noqa: F401  (registers the torch ops)
+from rmeeto.ops.causal_conv.op import op as _conv
 from rmeeto.ops.causal_conv.reference import causal_conv_reference
 
 __all__ = ["causal_conv", "causal_conv_reference"]
@@ -49,4 +48,4 @@ def causal_conv(
         raise ShapeError(f"bias has shape {tuple(bias.shape)}; with this x it must be ({channels},): check it")
     if not backends.choose("causal_conv", (x, weight, bias), backend):
         return causal_conv_reference(x, weight, bias, reverse=reverse)
-    return torch.ops.rmeeto.causal_conv.default(x, weight, bias, reverse)
+    return _conv(x, weight, bias, reverse)

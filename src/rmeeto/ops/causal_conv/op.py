@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._tensors import LIBRARY, on_gpu, register, through
+from rmeeto.ops._op import Op, on_gpu
 from rmeeto.ops.causal_conv import cost, native
 
-LIBRARY.define("causal_conv(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
-LIBRARY.define(
-    "causal_conv_backward(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool reverse, bool[] needs)"
-    " -> (Tensor, Tensor, Tensor)"
+op = Op("causal_conv", "(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")
+backward_op = Op(
+    "causal_conv_backward",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool reverse, bool[] needs) -> (Tensor, Tensor, Tensor)",
 )
 
 
@@ -42,8 +42,7 @@ def _backward_fake(
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:  # noqa: FBT001
-        with torch._C._AutoDispatchBelowAutograd():
-            y = torch.ops.rmeeto.causal_conv.default(x, weight, bias, reverse)
+        y = op.below(x, weight, bias, reverse)
         ctx.save_for_backward(x, weight, bias)
         ctx.reverse = reverse
         return y
@@ -51,22 +50,21 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad[:3])
-        gradients = torch.ops.rmeeto.causal_conv_backward.default(dy, *ctx.saved_tensors, ctx.reverse, needs)
+        needs = ctx.needs_input_grad[:3]
+        gradients = backward_op(dy, *ctx.saved_tensors, ctx.reverse, needs)
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
 
 
 _GPU = "rmeeto.ops.causal_conv.triton"
-register(
-    "causal_conv",
+op.register(
     cpu=native.forward,
     gpu=on_gpu(_GPU, "forward"),
     fake=_forward_fake,
-    autograd=through("causal_conv", _Conv, 3),
+    function=_Conv,
+    tensors=3,
     flops=cost.forward_formula,
 )
-register(
-    "causal_conv_backward",
+backward_op.register(
     cpu=native.backward,
     gpu=on_gpu(_GPU, "backward"),
     fake=_backward_fake,

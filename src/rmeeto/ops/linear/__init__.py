@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,5 +24,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     backend: "native" or "auto" (None: as `use_backend` says) ask oneDNN where it can run, "reference" never does.
     """
     if backends.setting(backend) in ("auto", "native") and native.fits(x, weight):
-        return torch.ops.rmeeto.linear.default(x, weight, bias)
+        return native.op(x, weight, bias)
     return functional.linear(x, weight, bias)

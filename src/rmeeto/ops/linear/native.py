@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._products import available, times_transposed, weight_gradient
-from rmeeto.ops._tensors import LIBRARY, register, through
 
-LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-LIBRARY.define("linear_backward(Tensor dy, Tensor x, Tensor weight, bool[] needs) -> (Tensor, Tensor, Tensor)")
+op = Op("linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+backward_op = Op("linear_backward", "(Tensor dy, Tensor x, Tensor weight, bool[] needs) -> (Tensor, Tensor, Tensor)")
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
@@ -53,14 +53,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.rmeeto.linear.default(x, weight, bias)
+        return op.below(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad)
-        gradients = torch.ops.rmeeto.linear_backward.default(dy, *ctx.saved_tensors, needs)
+        needs = ctx.needs_input_grad
+        gradients = backward_op(dy, *ctx.saved_tensors, needs)
         return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
 
 
@@ -76,11 +75,5 @@ def _backward_flops(dy: object, x: Sequence[int], weight: Sequence[int], needs: 
     return _flops(x, weight) * sum(needs[:2])
 
 
-register(
-    "linear",
-    cpu=_forward,
-    fake=_fake,
-    autograd=through("linear", _Linear, 3),
-    flops=_flops,
-)
-register("linear_backward", cpu=_backward, fake=_backward_fake, flops=_backward_flops)
+op.register(cpu=_forward, fake=_fake, function=_Linear, tensors=3, flops=_flops)
+backward_op.register(cpu=_backward, fake=_backward_fake, flops=_backward_flops)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._structs import NormBackward, NormForward, run
-from rmeeto.ops._tensors import LIBRARY, register, through
 
-LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor")
-LIBRARY.define("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float eps, bool[] needs) -> (Tensor, Tensor)")
-op = torch.ops.rmeeto.rms_norm.default
+op = Op("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor")
+backward_op = Op(
+    "rms_norm_backward", "(Tensor dy, Tensor x, Tensor weight, float eps, bool[] needs) -> (Tensor, Tensor)"
+)
 
 
 def _forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -53,21 +54,15 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(x, weight, eps)
+        return op.below(x, weight, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad[:2])
-        gradients = torch.ops.rmeeto.rms_norm_backward.default(dy, *ctx.saved_tensors, ctx.eps, needs)
+        needs = ctx.needs_input_grad[:2]
+        gradients = backward_op(dy, *ctx.saved_tensors, ctx.eps, needs)
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None)
 
 
-register(
-    "rms_norm",
-    cpu=_forward,
-    fake=_forward_fake,
-    autograd=through("rms_norm", _Norm, 2),
-)
-register("rms_norm_backward", cpu=_backward, fake=_backward_fake)
+op.register(cpu=_forward, fake=_forward_fake, function=_Norm, tensors=2)
+backward_op.register(cpu=_backward, fake=_backward_fake)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops._tensors import dispatch, wants_gradient
-from rmeeto.ops.selective_scan import op as _op  # noqa: F401  (registers the torch ops)
+from rmeeto.ops._op import wants_gradient
+from rmeeto.ops.selective_scan.op import op as _scan
 from rmeeto.ops.selective_scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_reference"]
@@ -51,8 +50,7 @@ def selective_scan(
     tensors = (u, delta, A, B, C, D, z, delta_bias, time)
     if not backends.choose("selective_scan", tensors, backend):
         return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, time, softplus=softplus, reverse=reverse)
-    wanted = wants_gradient(tensors)
-    y: Tensor = dispatch(torch.ops.rmeeto.selective_scan.default, wanted, *tensors, softplus, reverse, wanted)[0]
+    y: Tensor = _scan(*tensors, softplus, reverse, wants_gradient(tensors))[0]
     return y
 
 

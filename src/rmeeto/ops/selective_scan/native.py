@@ -26,11 +26,8 @@ def backward(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     if not states.numel():  # the op was called with keep=False: run the forward pass again
         states = forward(*tensors, softplus, reverse, True)[1]
     gradients = [empty(x) if x is not None and need else None for x, need in zip(tensors, needs, strict=True)]
-    du, ddelta, dA, dB, dC, dD, dz, dbias, dtime = gradients
     if dy.numel():
-        wanted = {"du": du, "ddelta": ddelta, "dz": dz, "dB": dB, "dC": dC}
-        wanted.update(dtime=dtime, dA=dA, dD=dD, dbias=dbias)
-        run([ScanBackward(ScanInputs(*tensors), ScanFlags(softplus, reverse), states, dy, **wanted)])
+        run([ScanBackward(ScanInputs(*tensors), ScanFlags(softplus, reverse), states, dy, *gradients)])
     else:
         gradients = [None if x is None else x.zero_() for x in gradients]
     return tuple(

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._tensors import LIBRARY, on_gpu, register, states_shape, through
+from rmeeto.ops._op import Op, on_gpu
+from rmeeto.ops._tensors import states_shape
 from rmeeto.ops.selective_scan import cost, native
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor? time"
 _TENSORS = 9
 
-LIBRARY.define(f"selective_scan({_INPUTS}, bool softplus, bool reverse, bool keep) -> (Tensor, Tensor)")
-LIBRARY.define(
-    f"selective_scan_backward(Tensor dy, Tensor states, {_INPUTS}, bool softplus, bool reverse, bool[] needs)"
-    f" -> ({', '.join(['Tensor'] * _TENSORS)})"
+op = Op("selective_scan", f"({_INPUTS}, bool softplus, bool reverse, bool keep) -> (Tensor, Tensor)")
+backward_op = Op(
+    "selective_scan_backward",
+    f"(Tensor dy, Tensor states, {_INPUTS}, bool softplus, bool reverse, bool[] needs)"
+    f" -> ({', '.join(['Tensor'] * _TENSORS)})",
 )
 
 
@@ -41,8 +43,7 @@ def _backward_fake(dy: Tensor, states: Tensor, *arguments: Any) -> tuple[Tensor,
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, states = torch.ops.rmeeto.selective_scan.default(*arguments)
+        y, states = op.below(*arguments)
         ctx.save_for_backward(*arguments[:_TENSORS], states)
         ctx.softplus, ctx.reverse = arguments[_TENSORS], arguments[_TENSORS + 1]
         ctx.mark_non_differentiable(states)
@@ -55,23 +56,21 @@ class _Scan(torch.autograd.Function):
         if dy is None:
             return (None,) * (_TENSORS + 3)
         *inputs, states = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:_TENSORS])
-        op = torch.ops.rmeeto.selective_scan_backward.default
-        gradients = op(dy, states, *inputs, ctx.softplus, ctx.reverse, needs)
+        needs = ctx.needs_input_grad[:_TENSORS]
+        gradients = backward_op(dy, states, *inputs, ctx.softplus, ctx.reverse, needs)
         return (*[g if need else None for g, need in zip(gradients, needs, strict=True)], None, None, None)
 
 
 _GPU = "rmeeto.ops.selective_scan.triton"
-register(
-    "selective_scan",
+op.register(
     cpu=native.forward,
     gpu=on_gpu(_GPU, "forward"),
     fake=_forward_fake,
-    autograd=through("selective_scan", _Scan, _TENSORS),
+    function=_Scan,
+    tensors=_TENSORS,
     flops=cost.forward_formula,
 )
-register(
-    "selective_scan_backward",
+backward_op.register(
     cpu=native.backward,
     gpu=on_gpu(_GPU, "backward"),
     fake=_backward_fake,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._structs import TokenMatch, run
-from rmeeto.ops._tensors import LIBRARY, register
 from rmeeto.ops.token_match import cost
 
 SIMILARITIES = ("cosine", "l1", "l2")  # in the order of csrc/match.h
 
-LIBRARY.define(
-    "token_match(Tensor values, Tensor places, Tensor? rows, int r, str similarity, int rank, int first,"
-    " bool by_sequence) -> (Tensor leaving, Tensor joined, Tensor staying, Tensor best)"
+op = Op(
+    "token_match",
+    "(Tensor values, Tensor places, Tensor? rows, int r, str similarity, int rank, int first,"
+    " bool by_sequence) -> (Tensor leaving, Tensor joined, Tensor staying, Tensor best)",
 )
-op = torch.ops.rmeeto.token_match.default
 
 
 def _forward(
@@ -43,5 +43,5 @@ def _new(values: Tensor, places: Tensor, rows: Tensor | None, r: int, *how: obje
     return (*made, values.new_empty((values.shape[0], sources), dtype=torch.float32))
 
 
-# Whole numbers have no gradients.
-register("token_match", cpu=_forward, fake=_new, autograd=torch.library.fallthrough_kernel, flops=cost.formula)
+op.register(cpu=_forward, fake=_new, flops=cost.formula)
+op.register_without_gradients()  # whole numbers have none

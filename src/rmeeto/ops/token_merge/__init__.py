@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rmeeto.errors import ShapeError
 from rmeeto.ops import backends
-from rmeeto.ops._tensors import wants_gradient
+from rmeeto.ops._op import wants_gradient
 from rmeeto.ops.token_merge import native
 from rmeeto.ops.token_merge.reference import token_merge_reference
 from rmeeto.schedule import MergeMode

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._structs import MergeGroups, TokenMerge, TokenMergeBackward, run
-from rmeeto.ops._tensors import LIBRARY, register, through
 from rmeeto.ops.token_merge import cost
 
 MODES = ("sum", "mean", "prune")
 
-LIBRARY.define(
-    "token_merge(Tensor x, Tensor? size, Tensor index, Tensor? kept, Tensor places, int length, bool forget)"
-    " -> (Tensor x, Tensor size, Tensor places)"
+op = Op(
+    "token_merge",
+    "(Tensor x, Tensor? size, Tensor index, Tensor? kept, Tensor places, int length, bool forget)"
+    " -> (Tensor x, Tensor size, Tensor places)",
 )
-LIBRARY.define("token_merge_backward(Tensor dy, Tensor? size, Tensor index, Tensor? kept) -> Tensor")
-op = torch.ops.rmeeto.token_merge.default
+backward_op = Op("token_merge_backward", "(Tensor dy, Tensor? size, Tensor index, Tensor? kept) -> Tensor")
 
 
 def _forward(
@@ -66,8 +66,7 @@ def _backward_fake(dy: Tensor, size: Tensor | None, index: Tensor, kept: Tensor 
 class _Merge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, sizes, moved = op(*arguments)
+        y, sizes, moved = op.below(*arguments)
         ctx.save_for_backward(*arguments[1:4])
         ctx.mark_non_differentiable(sizes, moved)
         ctx.set_materialize_grads(False)
@@ -76,15 +75,9 @@ class _Merge(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        dx = None if dy is None else torch.ops.rmeeto.token_merge_backward.default(dy, *ctx.saved_tensors)
+        dx = None if dy is None else backward_op(dy, *ctx.saved_tensors)
         return (dx, *[None] * 6)
 
 
-register(
-    "token_merge",
-    cpu=_forward,
-    fake=_forward_fake,
-    autograd=through("token_merge", _Merge, 1),
-    flops=cost.forward_formula,
-)
-register("token_merge_backward", cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)
+op.register(cpu=_forward, fake=_forward_fake, function=_Merge, tensors=1, flops=cost.forward_formula)
+backward_op.register(cpu=_backward, fake=_backward_fake, flops=cost.backward_formula)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rmeeto.ops._op import Op
 from rmeeto.ops._structs import TokenPlan, run
-from rmeeto.ops._tensors import LIBRARY, register
 
-LIBRARY.define(
-    "token_plan(Tensor leaving, Tensor joined, Tensor heads, Tensor places, int tokens, Tensor? rows, bool ordered,"
-    " bool official, bool prune) -> (Tensor index, Tensor kept)"
+op = Op(
+    "token_plan",
+    "(Tensor leaving, Tensor joined, Tensor heads, Tensor places, int tokens, Tensor? rows, bool ordered,"
+    " bool official, bool prune) -> (Tensor index, Tensor kept)",
 )
-op = torch.ops.rmeeto.token_plan.default
 
 
 def _forward(
@@ -40,4 +40,4 @@ def _new(leaving: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
     return leaving.new_empty(shape, dtype=torch.int64), leaving.new_empty(shape if prune else (0,), dtype=torch.bool)
 
 
-register("token_plan", cpu=_forward, fake=_new)
+op.register(cpu=_forward, fake=_new)

@@ -1,0 +1,134 @@
+"""Torch ops whose kernels are Python functions, and the short way to them where nobody stands in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
+Kernel: TypeAlias = Callable[..., Any]
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+_VALUES = {bool, int, float, str, tuple, type(None)}  # tuples of numbers: where an op takes tensors, it takes a list
+# What torch's dispatcher looks at for every call where nobody has told it to look at more.
+_USUAL = (
+    torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+).raw_repr()
+
+
+class Op:
+    """A torch op `rmeeto::<name>`: called as torch.ops.rmeeto.<name> is, with the same results, but sooner.
+
+    Torch's dispatcher takes 13 microseconds to a kernel that is a Python function, and 40 where it gives nine tensors
+    back. Where it would do nothing but call the CPU kernel, or the autograd function, that is called here. Whoever
+    watches or changes calls of ops (modes, transforms, tracers, compilers, the profiler) finds this one as every other.
+
+    Args:
+        name: the op's.
+        schema: its arguments and results, as torch writes them.
+    """
+
+    def __init__(self, name: str, schema: str) -> None:
+        LIBRARY.define(name + schema)
+        self.name = name
+        self._packet = getattr(torch.ops.rmeeto, name)
+        self._op = self._packet.default
+        self._function: type[torch.autograd.Function] | None = None
+        self._tensors = 0
+
+    def register(
+        self,
+        *,
+        cpu: Kernel,
+        fake: Kernel,
+        gpu: Kernel | None = None,
+        function: type[torch.autograd.Function] | None = None,
+        tensors: int = 0,
+        flops: Kernel | None = None,
+    ) -> None:
+        """Say what computes it.
+
+        Args:
+            cpu: computes it on a CPU.
+            fake: its results without values.
+            gpu: computes it on a GPU.
+            function: its gradients; None where it has none. Its forward pass calls `below`.
+            tensors: so many of the first arguments may want gradients.
+            flops: its FLOP formula.
+        """
+        self.cpu, self._function, self._tensors = cpu, function, tensors
+        LIBRARY.impl(self.name, cpu, "CPU")
+        if gpu is not None:
+            LIBRARY.impl(self.name, gpu, "CUDA")
+        if function is not None:
+            # A hand-written kernel: torch.library.register_autograd would cost 50 microseconds a call.
+            LIBRARY.impl(self.name, self._with_gradients, "Autograd")
+        torch.library.register_fake(f"rmeeto::{self.name}", fake, lib=LIBRARY)
+        if flops is not None:
+            register_flop_formula(self._packet)(flops)
+
+    def register_without_gradients(self) -> None:
+        """Say that no result depends on its arguments smoothly."""
+        LIBRARY.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not is_direct(arguments):
+            return self._op(*arguments)
+        if self._function is not None and wants_gradient(arguments[: self._tensors]):
+            return self._function.apply(*arguments)
+        return self.cpu(*arguments)
+
+    def below(self, *arguments: Any) -> Any:
+        """The same without autograd."""
+        if not torch.compiler.is_compiling() and is_direct(arguments):
+            return self.cpu(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._op(*arguments)
+
+    def _with_gradients(self, *arguments: Any) -> Any:
+        assert self._function is not None
+        if not wants_gradient(arguments[: self._tensors]):
+            return self.below(*arguments)
+        return self._function.apply(*arguments)
+
+
+def is_direct(arguments: Iterable[object]) -> bool:
+    """Whether torch's dispatcher would call the CPU kernel, and autograd's where gradients are wanted, and no other.
+
+    Not said of lists: to look through all weights of a model takes as long as the dispatcher does.
+    """
+    for each in arguments:
+        kind = type(each)
+        if kind in _PLAIN:
+            if not each.is_cpu or each.is_neg():  # type: ignore[attr-defined]
+                return False
+        elif kind not in _VALUES:
+            return False
+    return (
+        torch._C._dispatch_tls_local_include_set().raw_repr() == _USUAL
+        and not torch._C._len_torch_function_stack()
+        and not torch.autograd._profiler_enabled()
+    )
+
+
+def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd has to remember this call."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def on_gpu(module: str, name: str) -> Kernel:
+    """A function of a module of Triton kernels, imported when it is first called: Triton is not everywhere."""
+    found: list[Kernel] = []
+
+    def run(*arguments: Any) -> Any:
+        if not found:
+            found.append(getattr(import_module(module), name))
+        return found[0](*arguments)
+
+    return run
