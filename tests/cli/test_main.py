@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import torch
 from rmeeto.cli import main as door
 from rmeeto.errors import DataError
 from rmeeto.models import create
+from rmeeto.ops import SlowPathWarning
+from rmeeto.pipeline import measuring
 
 from ..pipeline.conftest import digests
 from .conftest import Told
@@ -236,6 +239,26 @@ def test_faults_of_the_program_keep_their_traceback(fault: Exception, monkeypatc
     monkeypatch.setattr(sys, "argv", ["rmeeto", "doctor"])
     with pytest.raises(type(fault), match="a bug"):
         door.main()
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "others"), [(SlowPathWarning, "rmeeto: warning: slow\n", []), (UserWarning, "", [UserWarning])]
+)
+@pytest.mark.filterwarnings("always")
+def test_warnings_of_this_package_are_one_line(
+    kind: type[Warning], line: str, others: list, rmeeto_says: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, shown = measuring.doctor, []
+
+    def doctor() -> dict:
+        warnings.warn("slow", kind, stacklevel=2)
+        return asked()
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # what the command puts there is taken back
+    monkeypatch.setattr(measuring, "doctor", doctor)
+    monkeypatch.setattr(door, "_show_warning", lambda _message, category, *_: shown.append(category))
+    said = rmeeto_says("doctor --json")
+    assert (said.code, said.err, shown) == (0, line, others)
 
 
 def _raise(fault: BaseException) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmeeto.errors import BackendError
+from rmeeto.models import create
 from rmeeto.ops import (
     SlowPathWarning,
     _library,
@@ -43,13 +44,12 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("missing")
-def test_a_missing_library_warns_once_per_op() -> None:
+def test_a_missing_library_warns_once() -> None:
     with pytest.warns(SlowPathWarning, match=r"selective_scan runs its slow reference: no file .*cure: .*compiler"):
         scan()
-    with pytest.warns(SlowPathWarning, match="causal_conv runs its slow reference"):
-        causal_conv(torch.ones(1, 2, 3), torch.ones(3, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        causal_conv(torch.ones(1, 2, 3), torch.ones(3, 4))
         scan()
         scan(backend="reference")
 
@@ -77,11 +77,12 @@ def test_a_missing_library_is_reported_and_native_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("missing")
-def test_a_warning_points_at_the_caller() -> None:
-    with warnings.catch_warnings(record=True) as caught:
+def test_a_slow_model_warns_once_at_its_caller() -> None:
+    model = create("vim_nano", depth=2).eval()
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
-        scan()
-    assert [Path(w.filename) for w in caught] == [Path(__file__)]
+        model(torch.zeros(1, *model.config.input_shape))
+    assert [(w.category, Path(w.filename)) for w in caught] == [(SlowPathWarning, Path(__file__))]
 
 
 def test_a_broken_library_is_named(missing: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

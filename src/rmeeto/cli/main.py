@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
+import warnings
 from typing import Any
 
 import typer
@@ -31,6 +32,7 @@ for _module in (demo, doctor, models, convert, pretrain, retrain, evaluate, benc
 # Typer takes click from elsewhere in one version than in the next; the base of its public error is right in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
+_show_warning = warnings.showwarning
 # What a machine may refuse at any moment; every other OSError is a fault of this program and keeps its traceback.
 _REFUSALS = {
     errno.ENOSPC: "free some space",
@@ -48,6 +50,7 @@ _REFUSALS = {
 def main() -> None:
     """Run the command line."""
     threading.excepthook = _tell_thread_fault
+    warnings.showwarning = _tell_warning
     keep_freed_memory()
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
@@ -63,6 +66,14 @@ def main() -> None:
     if code == _INTERRUPTED:
         sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume auto continues a training run\n")
     sys.exit(code)
+
+
+def _tell_warning(message: Any, category: type[Warning], *where: Any, **how: Any) -> None:
+    """Print a warning of this package as one line; the line of code that it points at is nothing to a user."""
+    if category.__module__.startswith("rmeeto."):
+        sys.stderr.write(f"rmeeto: warning: {message}\n")
+    else:
+        _show_warning(message, category, *where, **how)
 
 
 def _tell_thread_fault(fault: threading.ExceptHookArgs) -> None:

@@ -5,11 +5,12 @@
 - "triton": Triton kernels of the scan and the convolution on a GPU, the same dtypes; there `bimamba` is composed of
   them, and all other ops are torch's own, whose reference has no loop and is fast on a GPU.
 - "auto": native on a CPU and triton on a GPU where they can run, else the reference. Never silently slow: the first
-  call of an op that runs a slow reference warns.
+  call that runs a slow reference warns, once for each cause.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +45,11 @@ KINDS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 INDICES = frozenset({torch.int64})
 
 _setting = "auto"
-_warned: set[str] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 class SlowPathWarning(RuntimeWarning):
-    """An op runs its slow reference because no kernel fits; said once per op and process."""
+    """An op runs its slow reference because no kernel fits; said once per cause and process."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,19 @@ def _problem_of(name: str) -> tuple[str, str] | None:
 
 
 def _warn_once(op: str, why: str, cure: str) -> None:
-    if op in _warned:
+    if (why, cure) in _warned:
         return
-    _warned.add(op)
-    text = f"{op} runs its slow reference: {why}; cure: {cure}"
-    warnings.warn(text, SlowPathWarning, stacklevel=4)
+    _warned.add((why, cure))
+    text = f"{op} runs its slow reference: {why}; cure: {cure}; said once for all ops that it concerns"
+    warnings.warn(text, SlowPathWarning, stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """`stacklevel` of the line outside of this package and of torch that `_warn_once` was called for."""
+    frame, level = sys._getframe(2), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("rmeeto.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 # As in _library.py: torch.compile says it while it traces, for a graph cannot.
