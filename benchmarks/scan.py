@@ -8,7 +8,8 @@ PyTorch, and the reference compiled by torch.compile. Before anything is timed e
 update is one step of one state of one channel: b n e s of them in a scan. Memory is what one forward and backward pass
 adds to the peak of a fresh process. How our kernel scales, and what its backward pass costs beside the forward one, is
 told as the median, least and most of several processes; beside it how the machine itself does, by a matrix product in
-the same rounds: where two threads share a core or a clock, nothing that computes scales by two.
+the same rounds: where two threads share a core or a clock, nothing that computes scales by two. Both passes less the
+forward one are what autograd takes, too; the backward op alone is told beside it.
 """
 
 from __future__ import annotations
@@ -133,12 +134,21 @@ def _on_a_set(name: str, options: argparse.Namespace) -> dict[str, Timing]:
     for batch in BATCHES:
         inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
         calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
+        calls["op"] = _backward_op(inputs)
         for threads in counts:
             ways |= {_case(kind, batch, threads): Way(call, threads) for kind, call in calls.items()}
     square = torch.randn(PRODUCT, PRODUCT)
     ways |= {_product(threads): Way(lambda: square @ square, threads) for threads in counts}
     with use_instruction_set(name):
         return in_turns(ways, options)
+
+
+def _backward_op(inputs: Sequence[Tensor]) -> Call:
+    """All gradients of a scan, without autograd around it."""
+    given = [*inputs, None]  # no times
+    y, states = torch.ops.rmeeto.selective_scan(*given, True, False, True)
+    dy, needs = torch.randn_like(y), [x is not None for x in given]
+    return forward_only(torch.ops.rmeeto.selective_scan_backward, dy, states, *given, True, False, needs)
 
 
 def _case(kind: str, batch: int, threads: int) -> str:
@@ -167,15 +177,16 @@ def _instruction_sets(report: Report) -> None:
                     speed = _speed(updates, pooled[cases[1]])
                     scaling.append([f"{name}: {words}, batch {batch}", *_scaled(cases, found, pooled), speed])
             forward, both = (pooled[_case(kind, batch, options.threads)] for kind in KINDS)
-            ratios = [_backward_over_forward(each, batch, options.threads) for each in found]
+            passes = zip(*(_over_forward(each, batch, options.threads) for each in found), strict=True)
             times = (forward.milliseconds()[0], both.milliseconds()[0])
-            sets.append([f"{name}, batch {batch}", *times, _speed(updates, forward), told(ratios)])
+            sets.append([f"{name}, batch {batch}", *times, _speed(updates, forward), *map(told, passes)])
         if name == known[0]:
             cases = [_product(t) for t in (1, options.threads)]
             scaling.insert(0, [f"torch: {PRODUCT} x {PRODUCT} x {PRODUCT}", *_scaled(cases, found, pooled), ""])
     all_of_them = f"all threads ({options.threads}), ms"
     report.show("scaling", ["by", "1 thread, ms", all_of_them, "scales by", "10^9 updates/s"], scaling)
-    columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s", "backward / forward"]
+    columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s"]
+    columns += ["backward / forward", "backward op / forward"]
     report.show("scan_sets", columns, sets)
 
 
@@ -193,10 +204,10 @@ def _scaled(
     return pooled[one].milliseconds()[0], pooled[most].milliseconds()[0], told(ratios)
 
 
-def _backward_over_forward(timings: Mapping[str, Timing], batch: int, threads: int) -> float:
-    """Both passes but for the forward one, over that."""
-    forward, both = (timings[_case(kind, batch, threads)].median for kind in KINDS)
-    return both / forward - 1
+def _over_forward(timings: Mapping[str, Timing], batch: int, threads: int) -> tuple[float, float]:
+    """Both passes but for the forward one, and the backward op alone, over the forward pass."""
+    forward, both, op = (timings[_case(kind, batch, threads)].median for kind in (*KINDS, "op"))
+    return both / forward - 1, op / forward
 
 
 def _memory(report: Report) -> None:
