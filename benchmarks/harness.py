@@ -4,7 +4,8 @@ One rule for all: the ways of doing one thing are timed in turns (A B C A B C ..
 the machine meets all alike. A way that takes long has fewer rounds, so that all have about the same time; one that
 takes less than 5 ms is called several times in its turn, for threads that sleep and caches that somebody else filled
 are none of its own. Told are the median and the 10th and 90th percentile; a ratio is the median of the ratios of one
-round's neighbours. Where a ratio is the claim, several fresh processes find it, and their median and range are told.
+round's neighbours, of fewer than five rounds that of the medians. Where a ratio is the claim, several fresh processes
+find it, and their median and range are told.
 
 Every round calls from another depth of Python's stack. CPython keeps its frames in pieces of 16 KiB, and a loop of
 calls across the end of a piece asks the system for a new one and gives it back each time: a way that happens to lie so
@@ -44,6 +45,7 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 TURN = 5e-3  # seconds that a turn lasts at least
 SHORTEST = 1e-5  # that a call is taken to last
+FEWEST = 5  # rounds whose ratios are a sample: the one neighbour of a single slow round may just have been disturbed
 DEPTHS = 128  # frames of `_at_depth`, together as long as a piece of CPython's stack
 
 
@@ -83,8 +85,9 @@ class Timing:
         return float(low), float(high)
 
     def times_as_fast_as(self, peer: Timing) -> float:
-        """The peer's seconds over this one's, the median over the rounds that both were in."""
-        return statistics.median(b / a for a, b in zip(self.seconds, peer.seconds, strict=False))
+        """The peer's seconds over this one's, the median over the rounds that both were in; of few, of the medians."""
+        ratios = [b / a for a, b in zip(self.seconds, peer.seconds, strict=False)]
+        return statistics.median(ratios) if len(ratios) >= FEWEST else peer.median / self.median
 
     def milliseconds(self) -> tuple[str, str]:
         """Median and spread as cells of a table."""

@@ -71,10 +71,16 @@ def test_what_is_short_is_called_several_times_in_its_turn(module, monkeypatch) 
 
 def test_a_ratio_is_of_one_rounds_neighbours(module) -> None:
     timing = module("harness").Timing
-    ours, peer = timing((1.0, 10.0, 2.0)), timing((2.0, 20.0))
+    ours, peer = timing((1.0, 10.0, 2.0, 3.0, 4.0, 9.0)), timing((2.0, 20.0, 4.0, 6.0, 80.0))
     assert ours.times_as_fast_as(peer) == 2.0
-    assert ours.median == 2.0
+    assert ours.median == 3.5
     assert ours.fastest == 1.0
+
+
+def test_a_ratio_of_few_rounds_is_that_of_the_medians(module) -> None:
+    timing = module("harness").Timing
+    disturbed, peer = timing((50.0, 1.0, 1.0, 1.0, 1.0)), timing((200.0,))
+    assert disturbed.times_as_fast_as(peer) == 200.0
 
 
 def test_threads_are_put_back(module) -> None:
