@@ -78,15 +78,15 @@ class Op:
         LIBRARY.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or not is_direct(arguments):
-            return self._op(*arguments)
-        if self._function is not None and wants_gradient(arguments[: self._tensors]):
-            return self._function.apply(*arguments)
-        return self.cpu(*arguments)
+        if self._function is None:
+            return self.cpu(*arguments) if is_direct(arguments) else self._op(*arguments)
+        if not wants_gradient(arguments[: self._tensors]) and not torch.compiler.is_compiling():
+            return self.below(*arguments)  # on every device: autograd's kernel, too, is a Python function
+        return self._function.apply(*arguments) if is_direct(arguments) else self._op(*arguments)
 
     def below(self, *arguments: Any) -> Any:
         """The same without autograd."""
-        if not torch.compiler.is_compiling() and is_direct(arguments):
+        if is_direct(arguments):
             return self.cpu(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*arguments)
@@ -103,6 +103,8 @@ def is_direct(arguments: Iterable[object]) -> bool:
 
     Not said of lists: to look through all weights of a model takes as long as the dispatcher does.
     """
+    if torch.compiler.is_compiling():
+        return False
     for each in arguments:
         kind = type(each)
         if kind in _PLAIN:
