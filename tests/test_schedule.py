@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,3 +142,16 @@ def test_json_and_back():
     schedule = Schedule.constant(5, 24)
     assert Schedule.from_json(schedule.to_json()) == schedule
     assert hash(schedule) == hash(Schedule.constant(5, 24))
+
+
+def test_removals_of_other_kinds_become_integers():
+    schedule = Schedule(list(np.array([0, 2])))
+    assert schedule == Schedule((0, 2))
+    assert hash(schedule) == hash(Schedule((0, 2)))
+    assert [type(removal) for removal in schedule.removals] == [int, int]
+
+
+@pytest.mark.parametrize("final", [7.5, "7", True, None])
+def test_a_final_length_that_counts_nothing_is_refused(final):
+    with pytest.raises(ScheduleError, match=r"is not a number of tokens; give an integer"):
+        Schedule.ending_at(final, 10, 4)

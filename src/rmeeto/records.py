@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -285,8 +286,10 @@ def write_together(files: Mapping[Path, bytes]) -> None:
                     aside.append(_set_aside(path, undo))
                 new.replace(path)
         except OSError as error:
+            in_the_way = error.errno in (errno.ENOTDIR, errno.EEXIST)  # a file, where a folder should be
+            cure = "name" if in_the_way else "free some space or name"
             raise OutputError(
-                f"cannot write {path}: {error.strerror or error}; free some space or name another folder with --output"
+                f"cannot write {path}: {error.strerror or error}; {cure} another folder with --output"
             ) from None
         undo.pop_all()
     for old in aside:

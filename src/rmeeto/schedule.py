@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Literal
 
 from rmeeto.errors import ScheduleError
@@ -34,10 +35,11 @@ class Schedule:
         if not self.removals:
             raise ScheduleError("an empty schedule fits no model; give one number per block, such as 0,5,0,5")
         for block, removal in enumerate(self.removals):
-            if isinstance(removal, bool) or not isinstance(removal, int) or removal < 0:
+            if not _is_whole(removal) or removal < 0:
                 raise ScheduleError(
                     f"removal {removal!r} after block {block} is not a number of tokens; give an integer of 0 or more"
                 )
+        object.__setattr__(self, "removals", tuple(map(index, self.removals)))  # a list could not be hashed
 
     @classmethod
     def none(cls, depth: int) -> Schedule:
@@ -70,8 +72,11 @@ class Schedule:
             protected: tokens that never leave.
 
         Raises:
-            ScheduleError: `final` cannot be reached, because it is more than there are or the merges are too few.
+            ScheduleError: `final` is no integer, or cannot be reached, because it is more than there are or the merges
+                are too few.
         """
+        if not _is_whole(final):
+            raise ScheduleError(f"final length {final!r} is not a number of tokens; give an integer")
         if not protected <= final <= tokens:
             raise ScheduleError(
                 f"final length {final} is outside {protected}..{tokens}, the tokens of this model; choose within"
@@ -190,3 +195,12 @@ def _merging(depth: int, every: int, phase: Phase) -> Sequence[bool]:
         raise ScheduleError(f"phase {phase!r} is unknown; use 'even' or 'odd'")
     shift = 0 if phase == "even" else 1
     return [i + 1 < depth and (i + 1 + shift) % every == 0 for i in range(depth)]
+
+
+def _is_whole(number: object) -> bool:
+    """Whether it counts something: an integer of any library, and no truth value."""
+    try:
+        index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not isinstance(number, bool)

@@ -50,6 +50,11 @@ def test_r_of_0_is_the_identity_bit_for_bit(settings):
     assert torch.equal(attach(model, Schedule.none(4), settings)(X), before)
 
 
+def test_what_is_no_schedule_is_refused():
+    with pytest.raises(ScheduleError, match=r"\[0, 1\] is no schedule; give rmeeto.Schedule.of"):
+        attach(StandIn(), [0, 1])
+
+
 def test_attached_tells_what_is_attached():
     model = StandIn()
     assert attached(model) is None

@@ -26,7 +26,7 @@ class DataSpec:
     """Which images, and how many at a time.
 
     Attributes:
-        data: "demo", a folder with one folder per class (or with train/ and val/ above them), a .tar of such
+        data: "demo", a folder with train/ and val/ (with `val_data`, one folder per class), a .tar of such
             a folder, wds/FOLDER for shards of WebDataset, or a name of timm's readers with its folder after a
             colon: torch/cifar10:sets/, hfds/NAME or, as a stream, hfids/NAME or wds/ADDRESS.
         val_data: the validation images, where they are not in `data` as val/, validation/, valid/ or test/.

@@ -32,11 +32,13 @@ def attach(model: M, schedule: Schedule, settings: Settings | None = None) -> M:
         the same model.
 
     Raises:
-        ScheduleError: the schedule has another depth than the model.
+        ScheduleError: the schedule has another depth than the model, or is none.
         SettingsError: the model has no slots, or the official class place is asked for several protected tokens.
     """
     settings = settings or Settings()
     slots = _slots(model)
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"{schedule!r} is no schedule; give rmeeto.Schedule.of(...) of one number per block")
     if schedule.depth != len(slots):
         raise ScheduleError(
             f"the schedule has {schedule.depth} entries for a model of {len(slots)} blocks; give {len(slots)}"
