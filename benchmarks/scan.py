@@ -133,8 +133,8 @@ def _on_a_set(name: str, options: argparse.Namespace) -> dict[str, Timing]:
     counts = sorted({1, options.threads})
     for batch in BATCHES:
         inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
-        calls = {"forward": forward_only(_native, *inputs), "both": with_gradients(_native, inputs)}
-        calls["op"] = _backward_op(inputs)
+        forward, both = forward_only(_native, *inputs), with_gradients(_native, inputs)
+        calls = {"forward": forward, "both": both, "op": _backward_op(inputs)}
         for threads in counts:
             ways |= {_case(kind, batch, threads): Way(call, threads) for kind, call in calls.items()}
     square = torch.randn(PRODUCT, PRODUCT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import index
+from numbers import Integral
 from typing import Literal
 
 from rmeeto.errors import ScheduleError
@@ -39,7 +39,7 @@ class Schedule:
                 raise ScheduleError(
                     f"removal {removal!r} after block {block} is not a number of tokens; give an integer of 0 or more"
                 )
-        object.__setattr__(self, "removals", tuple(map(index, self.removals)))  # a list could not be hashed
+        object.__setattr__(self, "removals", tuple(map(int, self.removals)))  # a list could not be hashed
 
     @classmethod
     def none(cls, depth: int) -> Schedule:
@@ -199,8 +199,4 @@ def _merging(depth: int, every: int, phase: Phase) -> Sequence[bool]:
 
 def _is_whole(number: object) -> bool:
     """Whether it counts something: an integer of any library, and no truth value."""
-    try:
-        index(number)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return not isinstance(number, bool)
+    return isinstance(number, Integral) and not isinstance(number, bool)
