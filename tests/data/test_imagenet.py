@@ -38,6 +38,15 @@ def test_a_table_beside_a_flat_folder_is_read(flat, classes):
     assert images.filename(3) == "dog_1.png"
 
 
+def test_hidden_files_and_folders_are_not_looked_at(flat):
+    (flat / "LOC_val_solution.csv").write_text(table(*ALL))
+    for name in ("val/._cat_0.png", "val/.thumbnails/cat_0.png", "train/.ipynb_checkpoints/0.png"):
+        (flat / name).parent.mkdir(exist_ok=True)
+        (flat / name).write_bytes(b"no picture")
+    images = open_split(DataSpec(str(flat)), "val")
+    assert (images.class_names, images.targets()) == (("cat", "dog", "owl"), [0, 0, 1, 1, 2, 2])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

@@ -36,6 +36,8 @@ def test_braces(pattern, names):
         (["train/b.tar", "test/c.tar"], None, "val", ["test/c.tar"]),
         (["x-0.tar", "x-1.tar", "x-2.tar"], "x-{1..2}.tar|500", "train", ["x-1.tar", "x-2.tar"]),
         (["trainer-0.tar", "my.train.0.tar"], "train", "train", ["my.train.0.tar"]),
+        (["._train-0.tar", "train-0.tar"], "train", "train", ["train-0.tar"]),
+        (["train/._0.tar", "train/0.tar"], "train", "train", ["train/0.tar"]),
     ],
 )
 def test_the_shards_of_a_part_are_found(tmp_path, files, asked, split, found):
@@ -63,6 +65,14 @@ def image():
     from PIL import Image
 
     return encoded(Image.fromarray(ramp()), "PNG")
+
+
+def test_hidden_members_are_no_samples(tmp_path):
+    members = [("._0.png", b"x"), ("0.png", image()), ("._0.cls", b"x"), ("0.cls", b"1"), (".a/1.png", b"x")]
+    members += [("1.png", image()), ("1.cls", b"0")]
+    write(tmp_path / "set" / "train-0.tar", members)
+    images = open_split(DataSpec(f"wds/{tmp_path / 'set'}"), "train")
+    assert (images.targets(), images.filename(1)) == ([1, 0], "train-0.tar/1.png")
 
 
 def test_samples_are_paired_by_name(tmp_path):

@@ -297,17 +297,6 @@ def test_frames_of_images_are_refused():
         small().set_input_size(num_frames=4)
 
 
-@pytest.mark.parametrize("removals", [[], [2, 1, 0]])
-def test_compiles_as_one_graph(removals):
-    model, images = small().eval(), torch.randn(2, 3, 12, 12)
-    if removals:
-        attach(model, Schedule.of(removals))
-    torch._dynamo.reset()
-    with torch.inference_mode():
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(images), model(images))
-
-
 class Doubled(Linear):
     """A layer of somebody's own."""
 

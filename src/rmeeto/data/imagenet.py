@@ -12,6 +12,7 @@ from typing import IO, final
 
 from timm.utils.misc import natural_key
 
+from rmeeto.data.names import is_hidden
 from rmeeto.errors import DataError
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -69,7 +70,8 @@ def is_flat(root: Path) -> bool:
     """Whether a folder or tar holds images and no folders of classes."""
     if root.is_dir():
         entries = list(root.iterdir())
-        return any(_is_image(path.name) for path in entries) and not any(path.is_dir() for path in entries)
+        folders = any(path.is_dir() and not is_hidden(path.name) for path in entries)
+        return any(_is_image(path.name) for path in entries) and not folders
     first = next(_members(root), None) if root.suffix == ".tar" else None  # all others are like it
     return first is not None and _is_image(first.name) and "/" not in _name(first)
 
@@ -108,21 +110,21 @@ def _classes(train: Path | None) -> set[str]:
     if train is None or not train.exists():
         return set()
     if train.is_dir():
-        return {path.name for path in train.iterdir() if path.is_dir()}
+        return {path.name for path in train.iterdir() if path.is_dir() and not is_hidden(path.name)}
     return {
         Path(each.name).stem if each.name.endswith(".tar") else Path(each.name).parent.name for each in _members(train)
     }
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The files of a tar.
+    """The files of a tar that are not hidden.
 
     Raises:
         DataError: it is broken or compressed.
     """
     try:
         with tarfile.open(tar, "r:") as file:
-            yield from (member for member in file if member.isfile())
+            yield from (member for member in file if member.isfile() and not is_hidden(member.name))
     except (OSError, tarfile.TarError, EOFError) as error:
         raise DataError(f"data {tar} cannot be opened ({error}); it must be a whole, uncompressed tar") from None
 
@@ -132,7 +134,7 @@ def _name(member: tarfile.TarInfo) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in _SUFFIXES
+    return Path(name).suffix.lower() in _SUFFIXES and not is_hidden(name)
 
 
 def _solution(path: Path, _images: list[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
 from rmeeto.data.shards import ShardReader, find_shards
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.data.subset import subset
+from rmeeto.data.visible import visible
 from rmeeto.errors import DataError
 
 
@@ -225,7 +226,7 @@ def _open(source: Source, spec: DataSpec, split: Split) -> ImageSet:
         return FileImages(str(source.root), open_flat(Path(source.root or ""), _train_folder(spec)))
     opened = open_source(source, spec)
     if hasattr(opened, "reader"):
-        images = FileImages(source.name, opened.reader)
+        images = FileImages(source.name, opened.reader if source.reader else visible(opened.reader))
         if not source.reader:
             _require_one_part(images)
         return images

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
+from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS, is_hidden
 from rmeeto.data.spec import Split
 from rmeeto.errors import DataError, RmeetoError
 from rmeeto.records import read_json
@@ -118,9 +118,9 @@ def _listed(root: Path, name: str) -> list[Path]:
 
 def _named(root: Path, name: str) -> list[Path]:
     """Those in a folder of this name, else those that have it as a word in theirs."""
-    inside = sorted((root / name).glob("*.tar"))
+    inside = sorted((root / name).glob("[!.]*.tar"))
     word = re.compile(rf"(^|[-_.]){re.escape(name)}([-_.]|$)")
-    return inside or sorted(shard for shard in root.glob("*.tar") if word.search(shard.name))
+    return inside or sorted(shard for shard in root.glob("[!.]*.tar") if word.search(shard.name))
 
 
 def _indexed(number: int, shard: Path) -> Iterator[_Place]:
@@ -137,7 +137,7 @@ def _paired(number: int, shard: Path, tar: tarfile.TarFile) -> Iterator[_Place]:
     """Members that share their name up to its first dot are one sample; they stand side by side."""
     stem, image, label = "", None, None
     for member in tar:
-        if not member.isfile():
+        if not member.isfile() or is_hidden(member.name):
             continue
         folder, _, base = member.name.rpartition("/")
         key, _, suffix = base.partition(".")

@@ -26,6 +26,7 @@ from torch import Tensor
 from rmeeto.data.bad_images import BadImage, BadImageError
 from rmeeto.data.decoding import UNREADABLE, decode, reason_of
 from rmeeto.data.images import ImageSet
+from rmeeto.data.names import is_hidden
 from rmeeto.data.order import seed_of
 from rmeeto.data.shards import IMAGE_SUFFIXES, LABEL_SUFFIX, label_of
 from rmeeto.data.spec import Share
@@ -253,8 +254,8 @@ def _read_shard(url: str) -> Iterator[Sample]:
 
 
 def _with_address(files: Iterable[dict[str, Any]], url: str) -> Iterator[dict[str, Any]]:
-    """What webdataset's pairing expects of each file."""
-    return ({**file, "__url__": url} for file in files)
+    """What webdataset's pairing expects of each file; hidden ones are left out."""
+    return ({**file, "__url__": url} for file in files if not is_hidden(file["fname"]))
 
 
 def _shuffled_table(table: Any, seed: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rmeeto.errors import ShapeError
@@ -87,6 +88,8 @@ def block(
         tensors = (x, time, *weights)
         keep = wants_gradient(tensors)
         if native.fits_training(x, time, weights, directions) if keep else native.fits(tensors, directions):
+            # Autograd keeps what it needs by itself: a graph that is exported here may run without it.
+            keep = keep and not torch.compiler.is_exporting()
             return Blocked(*native.block(x, norm_weight, in_proj, directions, out_proj, time, eps, scale, keep=keep))
     found = block_reference(x, norm_weight, in_proj, directions, out_proj, time, eps=eps, scale=scale, backend=backend)
     return Blocked(*found)

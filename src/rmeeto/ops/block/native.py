@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
@@ -17,7 +18,7 @@ from rmeeto.ops.bimamba.reference import Direction
 from rmeeto.ops.block import cost
 from rmeeto.ops.block.structs import TENSORS, BlockBackward, BlockForward, outputs_of
 
-_PLAIN = {Tensor, torch.nn.Parameter}
+_PLAIN = {Tensor, torch.nn.Parameter, FakeTensor}  # the last one while a model is exported
 _GIVEN = 2 + TENSORS  # x, time and the weights
 _KEPT = 4  # p and states of both directions
 NAMES = ", ".join(f"Tensor {name}{suffix}" for suffix in ("", "_b") for name in Direction._fields)
@@ -51,8 +52,12 @@ def fits(tensors: Sequence[Tensor | None], directions: tuple[Direction, Directio
 def fits_training(
     x: Tensor, time: Tensor | None, weights: Sequence[Tensor], directions: tuple[Direction, Direction]
 ) -> bool:
-    """The same where somebody wants gradients: there, each thread needs two shares of the batch or more."""
-    return shares_of(x, weights) >= 2 * _threads() and _fits((x, time, *weights), directions)
+    """The same where somebody wants gradients: there, each thread needs two shares of the batch or more.
+
+    An exported model is one graph for any batch, which cannot be asked for its size: it has the kernel.
+    """
+    enough = torch.compiler.is_exporting() or shares_of(x, weights) >= 2 * _threads()
+    return enough and _fits((x, time, *weights), directions)
 
 
 def _threads() -> int:
