@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -62,6 +63,21 @@ def test_stopped_and_continued(
     assert said.code == 0
     assert "resuming after step 1, in epoch 1 of" in said.err
     assert said.out.startswith("top-1 ")
+
+
+def test_programs_are_told_that_it_was_stopped(
+    rmeeto_says: Callable[[str], Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"{PRETRAIN} --data photos --output {tmp_path} --tracker none --json"
+    monkeypatch.setattr(Lines, "step", lambda _lines, report: report.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    said = rmeeto_says(line)
+    assert said.code == 0
+    assert json.loads(said.out) == {
+        "stopped": "SIGTERM",
+        "step": 1,
+        "checkpoint": str(tmp_path / "checkpoints" / "epoch-0000-step-00000001"),
+        "continue": f"rmeeto {line} --resume auto",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

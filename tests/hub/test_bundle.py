@@ -177,13 +177,14 @@ def test_older_bundle_stays_when_the_new_one_cannot_be_written(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     sizes = {**SIZES, "num_classes": 7}
     other = create("vim_nano", **sizes)
+    changes = {"model_args": sizes, "schedule": None, "input": {**INPUT, "num_classes": 7, "label_names": None}}
     with monkeypatch.context() as patch:
         _fail_at(step, patch)
         with pytest.raises(OutputError, match="cannot write") as caught:
-            _save(other, tmp_path, model_args=sizes, schedule=None)
+            _save(other, tmp_path, **changes)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    _save(other, tmp_path, model_args=sizes, schedule=None)
+    _save(other, tmp_path, **changes)
     assert load(tmp_path).num_classes == 7
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -241,17 +242,47 @@ def _with(key: str, value: Any) -> Any:
         (_with("rmeeto.reduction", {"feature": "smell"}), "smell"),
         (_with("rmeeto.reduction", {"colour": 1}), "colour"),
         (_with("rmeeto", []), "rmeeto"),
+        (_with("rmeeto", {"foo": 1}), r"rmeeto\.foo in .* is no word of this version \(version, schedule, "),
+        (_with("rmeeto.shedule", [1, 0]), r"rmeeto\.shedule in .* is no word of this version"),
+        *((_with("num_classes", value), "num_classes in .* must be an integer") for value in ("a", -1, 3.0, True, [])),
+        (_with("num_classes", 4), "label_names in .* are 3 for num_classes 4"),
+        (_with("pretrained_cfg.label_names", "boots"), "label_names in .* must be a list"),
+        (_with("pretrained_cfg.label_names", ["boot", 1, "bag"]), "label_names in .* must be texts"),
     ],
 )
 def test_odd_configs_give_one_line(tmp_path: Path, change: Any, word: str) -> None:
     _save(_model(), tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    change(config)
-    path.write_text(json.dumps(config))
+    _changed(tmp_path, change)
     with pytest.raises(WeightsError, match=word) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def _changed(folder: Path, change: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_the_number_of_classes_builds_the_head(tmp_path: Path) -> None:
+    """timm writes it beside the arguments, and not among them where nobody gave it there."""
+    _save(_model(), tmp_path)
+    _changed(tmp_path, _without("model_args.num_classes"))
+    assert load(tmp_path).num_classes == 3
+    _changed(tmp_path, _without("pretrained_cfg.label_names"))
+    _changed(tmp_path, _with("num_classes", 4))
+    with pytest.raises(WeightsError, match=r"head\.weight"):
+        load(tmp_path)
+    _changed(tmp_path, _with("model_args.num_classes", 3))
+    with pytest.raises(WeightsError, match="num_classes is 4 and the weights are of 3"):
+        load(tmp_path)
+
+
+def test_names_of_classes_may_be_those_of_a_dictionary(tmp_path: Path) -> None:
+    _save(_model(), tmp_path)
+    _changed(tmp_path, _with("label_names", {"n1": "boot", "n2": "bag", "n3": "hat"}))
+    assert read_bundle(tmp_path).input["label_names"] == ["n1", "n2", "n3"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""Models as one graph: compiled, and exported for any batch."""
+"""Models as one graph, compiled or exported for any batch, and as functions that torch.func transforms."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.func import functional_call, grad, vmap
 
 from rmeeto.models import Vim, VimConfig
-from rmeeto.ops import use_backend
+from rmeeto.ops import SlowPathWarning, backends, use_backend
 from rmeeto.reduction import attach
 from rmeeto.schedule import Schedule
 
@@ -76,3 +77,25 @@ def test_exports_the_references_for_any_batch():
     assert not ops_of(graph)
     images = torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(graph(images), model(images))
+
+
+@pytest.mark.parametrize("removals", [None, [1]])
+def test_gradients_by_torch_func(removals, monkeypatch):
+    """Of the batch, and of each image at once, as autograd gives them; it is slow, and said once."""
+    monkeypatch.setattr(backends, "_warned", set())
+    model, images = model_of(removals, img_size=(8, 8), depth=1), torch.randn(2, 3, 8, 8)
+
+    def loss(parameters, images):
+        return functional_call(model, parameters, (images,)).square().sum()
+
+    def of_one(parameters, image):
+        return loss(parameters, image[None])
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.warns(SlowPathWarning, match="torch.func transforms no kernel; cure: use torch.autograd") as said:
+        whole, each = grad(loss)(parameters, images), vmap(grad(of_one), (None, 0))(parameters, images)
+    assert len(said) == 1
+    loss(dict(model.named_parameters()), images).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(whole[name], parameter.grad)
+        torch.testing.assert_close(each[name].sum(0), parameter.grad)

@@ -48,7 +48,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
 ) -> None:
     """Parse, call, print."""
-    with resumable(output, *RESUMING):
+    with resumable(output, *RESUMING, as_json=as_json):
         from rmeeto.pipeline.training import pretrain
 
         record = pretrain(model, data, recipe, augment, output, spec=run, watch=Screen())

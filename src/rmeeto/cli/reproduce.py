@@ -47,7 +47,7 @@ def command(
         found = list_tables()
         show(tables_text(found), found, as_json=as_json)
         return
-    with resumable(output):  # what is finished is not run again, and what was begun goes on, without an option
+    with resumable(output, as_json=as_json):  # what is finished stays, what was begun goes on, without an option
         from rmeeto.pipeline.reproducing import reproduce
 
         result = reproduce(

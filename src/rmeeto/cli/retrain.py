@@ -63,7 +63,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print result.json instead of the table")] = False,
 ) -> None:
     """Parse, call, print."""
-    with resumable(output, *RESUMING):
+    with resumable(output, *RESUMING, as_json=as_json):
         from rmeeto.pipeline.retraining import retrain
 
         result = retrain(model, data, schedule, settings, recipe, augment, speed, output, spec=run, watch=Screen())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from rmeeto.cli.console import show
 from rmeeto.pipeline.command import command
 from rmeeto.retrain.signals import Stopped, StopRequests
 
@@ -17,7 +18,7 @@ RESUMING = ("--resume", "auto")
 
 
 @contextmanager
-def resumable(output: Path, *more: str) -> Iterator[None]:
+def resumable(output: Path, *more: str, as_json: bool = False) -> Iterator[None]:
     """A run that was stopped and saved ends the command well, with the command that continues it.
 
     Outside of the training loop, which finishes its step first, a signal stops at once.
@@ -25,6 +26,7 @@ def resumable(output: Path, *more: str) -> Iterator[None]:
     Args:
         output: folder of the run.
         more: words that the continuing command has and the first one had not.
+        as_json: print to standard output for programs, too: {"stopped", "step", "checkpoint", "continue"}.
 
     Raises:
         typer.Exit: with code 0, where it was stopped.
@@ -36,7 +38,12 @@ def resumable(output: Path, *more: str) -> Iterator[None]:
         if is_main():
             saved = stopped.checkpoint or max(output.glob("checkpoints/epoch-*"), default=None)
             where = f"saved in {saved}" if saved else "nothing was trained yet"
-            sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{continuing(sys.argv[1:], more)}\n")
+            again = continuing(sys.argv[1:], more)
+            sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{again}\n")
+            if as_json:
+                place = None if saved is None else str(saved)
+                record = {"stopped": stopped.signal, "step": stopped.step, "checkpoint": place, "continue": again}
+                show("", record, as_json=True)
         raise typer.Exit(0) from None
 
 

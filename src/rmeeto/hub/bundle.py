@@ -24,6 +24,7 @@ from rmeeto.schedule import Schedule
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_OWN = ("version", "schedule", "reduction", "records")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def read_bundle(folder: Path | str) -> Bundle:
     except RmeetoError as error:
         raise WeightsError(str(error)) from None
     config = _expect(config, dict, "the whole", path)
-    own = _expect(config.get("rmeeto", {}), dict, "rmeeto", path)
+    own = _own_part(_expect(config.get("rmeeto", {}), dict, "rmeeto", path), path)
     input_config = _expect(config.get("pretrained_cfg"), dict, "pretrained_cfg", path)
     return Bundle(
         architecture=_short_name(_expect(config.get("architecture"), str, "architecture", path)),
@@ -138,6 +139,16 @@ def _num_features(model: nn.Module) -> dict[str, Any]:
     return {} if width is None else {"num_features": width}
 
 
+def _own_part(own: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What only this package writes: a word that it does not know may be what makes the model merge."""
+    if unknown := sorted(set(own) - set(_OWN)):
+        raise WeightsError(
+            f"rmeeto.{unknown[0]} in {path} is no word of this version ({', '.join(_OWN)}); update rmeeto, or write "
+            "the folder again"
+        )
+    return own
+
+
 def _schedule(value: Any, path: Path) -> Schedule | None:
     if value is None:
         return None
@@ -150,7 +161,7 @@ def _schedule(value: Any, path: Path) -> Schedule | None:
 def _checked_input(values: dict[str, Any], config: dict[str, Any], path: Path) -> dict[str, Any]:
     """timm's pretrained_cfg with what timm lets stand one level higher, lists as tuples."""
     raised = {name: config[name] for name in ("num_classes", "label_names") if config.get(name) is not None}
-    values = {**raised, **values}
+    values = {**values, **raised}  # as timm decides where both are there
     for name in ("input_size", "mean", "std"):
         numbers = _expect(values.get(name), list, f"pretrained_cfg.{name}", path)
         if not numbers or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
@@ -158,7 +169,24 @@ def _checked_input(values: dict[str, Any], config: dict[str, Any], path: Path) -
         values[name] = tuple(numbers)
     if len(values["input_size"]) != 3:
         raise WeightsError(f"pretrained_cfg.input_size in {path} must be [channels, height, width]")
-    return values
+    return {**values, **_checked_classes(values.get("num_classes"), values.get("label_names"), path)}
+
+
+def _checked_classes(number: Any, names: Any, path: Path) -> dict[str, Any]:
+    """Their number, and their names in order (timm's may be those of a dictionary); what is not said is left out."""
+    checked: dict[str, Any] = {}
+    if number is not None:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise WeightsError(f"num_classes in {path} is {_word(number)} and must be an integer, 0 or more")
+        checked["num_classes"] = number
+    if names is not None:
+        listed = list(names) if isinstance(names, dict) else _expect(names, list, "label_names", path)
+        if not all(isinstance(name, str) for name in listed):
+            raise WeightsError(f"label_names in {path} must be texts, one per class")
+        if number is not None and len(listed) != number:
+            raise WeightsError(f"label_names in {path} are {len(listed)} for num_classes {number}; give one per class")
+        checked["label_names"] = listed
+    return checked
 
 
 def _optional(value: Any, kind: type, name: str, path: Path) -> Any:

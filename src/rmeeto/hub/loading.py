@@ -131,9 +131,13 @@ def build(bundle: Bundle, source: str) -> nn.Module:
         WeightsError: the description is of no model of ours, or the weights do not fit it.
     """
     try:
-        model: nn.Module = registry.create(bundle.architecture, **bundle.model_args)
+        classes = bundle.input.get("num_classes")
+        told = {} if classes is None else {"num_classes": classes}
+        model: nn.Module = registry.create(bundle.architecture, **{**told, **bundle.model_args})
         _take_dtypes(model, bundle.state)
         load_weights(model, bundle.state, source)
+        if classes not in (None, model.num_classes):
+            raise SettingsError(f"num_classes is {classes} and the weights are of {model.num_classes}; make them agree")
         if bundle.schedule is not None:
             attach(model, bundle.schedule, Settings.from_dict(bundle.reduction or {}))
     except (SettingsError, ShapeError) as error:

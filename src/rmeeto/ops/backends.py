@@ -80,9 +80,15 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def setting(requested: str | None) -> str:
-    """The backend asked for: the op's own argument, else what `use_backend` set. Raises for an unknown name."""
+    """The backend asked for: the op's own argument, else what `use_backend` set. Raises for an unknown name.
+
+    Inside a transform of torch.func (grad, vmap, jvp, ...) "auto" is the reference: kernels cannot be transformed.
+    """
     name = _setting if requested is None else requested
     _check(name)
+    if name == "auto" and _transformed():
+        _warn_once("every op", "torch.func transforms no kernel", "use torch.autograd, or say backend='reference'")
+        return "reference"
     return name
 
 
@@ -128,6 +134,14 @@ def report() -> list[BackendReport]:
     rows.append(BackendReport("linear", "native", found, found, why))
     rows.append(BackendReport("linear", "reference", True, not found, "torch's own; used for all but float32 on a CPU"))
     return rows
+
+
+def _transformed() -> bool:
+    return torch._C._are_functorch_transforms_active()
+
+
+# torch.compile keeps the answer; it cannot trace the question.
+_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _native_report() -> tuple[bool, bool, str]:
