@@ -78,6 +78,12 @@ def test_none_removes_nothing():
     assert Schedule.none(3).reduction(10) == 0.0
 
 
+@pytest.mark.parametrize("tokens", [0, -1, 1.5, None])
+def test_a_reduction_is_of_tokens(tokens):
+    with pytest.raises(ScheduleError, match=rf"tokens {tokens} is not a model's number of tokens; give an integer"):
+        Schedule.none(3).reduction(tokens)
+
+
 @given(
     tokens=st.integers(4, 400),
     protected=st.integers(0, 3),

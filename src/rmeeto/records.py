@@ -289,7 +289,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             in_the_way = error.errno in (errno.ENOTDIR, errno.EEXIST)  # a file, where a folder should be
             cure = "name" if in_the_way else "free some space or name"
             raise OutputError(
-                f"cannot write {path}: {error.strerror or error}; {cure} another folder with --output"
+                f"cannot write {path}: {error.strerror or error}; {cure} another folder (--output)"
             ) from None
         undo.pop_all()
     for old in aside:

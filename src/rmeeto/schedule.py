@@ -136,7 +136,13 @@ class Schedule:
         return tokens - sum(self.clamped(tokens, protected=protected).removals)
 
     def reduction(self, tokens: int, *, protected: int = 1) -> float:
-        """Share of the token-layers that are gone: 1 - mean(n_i) / n_0."""
+        """Share of the token-layers that are gone: 1 - mean(n_i) / n_0.
+
+        Raises:
+            ScheduleError: there is no token.
+        """
+        if not _is_whole(tokens) or tokens < 1:
+            raise ScheduleError(f"tokens {tokens!r} is not a model's number of tokens; give an integer, 1 or more")
         return 1.0 - sum(self.lengths(tokens, protected=protected)) / (self.depth * tokens)
 
     def require_fit(self, tokens: int, depth: int, *, protected: int = 1) -> None:

@@ -113,3 +113,29 @@ def test_patches_are_left_out_in_training_alone_and_in_other_numbers_each_time()
     assert len(lengths) > 5
     assert min(lengths) >= 33
     assert max(lengths) > 50
+
+
+@pytest.mark.parametrize(
+    ("weights", "images", "says"),
+    [
+        (torch.float32, torch.uint8, r"torch.uint8 do not fit .* weights of torch.float32; scale and normalise"),
+        (torch.float32, torch.float64, r"torch.float64 do not fit .* torch.float32; call \.to\(torch.float32\)"),
+        (torch.bfloat16, torch.float32, r"torch.float32 do not fit .* torch.bfloat16; call \.to\(torch.bfloat16\)"),
+    ],
+)
+def test_images_of_another_dtype_are_refused(weights, images, says):
+    model, images = PatchEmbed(VimConfig(img_size=8, **SIZES)).to(weights), torch.zeros(2, 1, 8, 8, dtype=images)
+    with pytest.raises(ShapeError, match=says):
+        model(images)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("images", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8], ids=str)
+def test_autocast_takes_what_it_casts(weights, images):
+    model, images = PatchEmbed(VimConfig(img_size=8, **SIZES)).to(weights), torch.zeros(2, 1, 8, 8, dtype=images)
+    with torch.autocast("cpu", torch.bfloat16):
+        if images.dtype in (torch.float64, torch.uint8):
+            with pytest.raises(ShapeError, match=f"{images.dtype} do not fit"):
+                model(images)
+        else:
+            assert model(images).dtype is torch.bfloat16

@@ -28,6 +28,10 @@ def test_schedules(spec: ScheduleSpec, removals: tuple[int, ...]) -> None:
     [
         (ScheduleSpec(r=-1), r"r = -1 is negative.*1 or more"),
         (ScheduleSpec(r=9), r"r = 9 after block 1 is too large: 17 tokens.*use r <= 8"),
+        (
+            ScheduleSpec(),
+            r"r = 11 after block 1 is too large: .* \(r is 11 where --r or another schedule is not given\)",
+        ),
         (ScheduleSpec(r=0), r"removes nothing; give r of 1 or more"),
         (ScheduleSpec(r=1, every=6), r"removes nothing.*less than 6 blocks apart"),
         (ScheduleSpec(every=0), r"every 0 must"),

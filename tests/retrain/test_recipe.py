@@ -32,7 +32,7 @@ from rmeeto.retrain import PUBLISHED, Recipe
         ({"lr": -1.0}, "lr is -1.0"),
         ({"lr": math.nan}, "lr is nan"),
         ({"lr": "fast"}, "lr is 'fast'"),
-        ({"lr": 1e-7}, "min_lr 1e-06 is above the peak 1e-07 of a batch of 512; lower min_lr, or set lr"),
+        ({"lr": 1e-7, "min_lr": 1e-6}, "min_lr 1e-06 is above the peak 1e-07 of a batch of 512; lower min_lr or leave"),
         ({"min_lr": -1e-6}, "min_lr is -1e-06"),
         ({"warmup_epochs": -1}, "warmup_epochs is -1"),
         ({"epochs": 5, "warmup_epochs": 5}, "5 warm-up epochs leave none of 5"),
@@ -106,7 +106,7 @@ def test_unknown_field_is_refused():
 def test_published(model, minutes, epochs, ema):
     recipe = Recipe.published(model, minutes=minutes)
     assert (recipe.epochs, recipe.ema_decay) == (epochs, ema)
-    assert (recipe.peak_lr, recipe.min_lr, recipe.weight_decay, recipe.batch_size) == (2e-5, 1e-6, 0.05, 512)
+    assert (recipe.peak_lr, recipe.last_lr, recipe.weight_decay, recipe.batch_size) == (2e-5, 1e-6, 0.05, 512)
     assert (recipe.distill_weight, recipe.temperature, recipe.warmup_epochs, recipe.clip_grad) == (0.5, 1.0, 0.0, None)
 
 
@@ -121,10 +121,27 @@ def test_learning_rate_scales_with_the_batch():
     assert Recipe(batch_size=64, lr=1e-3).peak_lr == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ({}, 1e-6),
+        ({"batch_size": 4096}, 1e-6),
+        ({"batch_size": 64}, 2e-5 / 8 / 20),
+        ({"batch_size": 2}, 2e-5 / 256 / 20),
+        ({"lr": 1e-3}, 1e-6),
+        ({"min_lr": 0.0}, 0.0),
+        ({"min_lr": 2e-5}, 2e-5),
+    ],
+)
+def test_the_last_learning_rate(settings, last):
+    """A small batch, whose peak is lower, is no refusal."""
+    assert Recipe(**settings).last_lr == pytest.approx(last)
+
+
 def test_every_field_has_a_reader():
     """A setting that nobody reads is a promise broken; the droppings are read by whoever builds the student."""
     room = Path(rmeeto.retrain.recipe.__file__).parent
-    derived = (Recipe.peak_lr.fget, Recipe.mixes.fget, Recipe.micro_batch)
+    derived = (Recipe.peak_lr.fget, Recipe.last_lr.fget, Recipe.mixes.fget, Recipe.micro_batch)
     text = "".join(inspect.getsource(function).replace("self.", "recipe.") for function in derived)
     text += "".join(path.read_text(encoding="utf-8") for path in room.glob("*.py") if path.name != "recipe.py")
     unread = [f.name for f in dataclasses.fields(Recipe) if not re.search(rf"\brecipe\.{f.name}\b", text)]

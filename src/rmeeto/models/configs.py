@@ -30,8 +30,9 @@ _LEAST = {
 }
 _OPTIONAL = ("num_frames", "stride", "dt_rank")
 _LEAST_SAYS = {
-    "num_frames": "is no video; give 1 or more, or None for an image",
-    "num_classes": "is no number of classes; give 1 or more, or 0 for no head",
+    "a size": "is not a size; give an integer, 1 or more",
+    "num_frames": "is no video; give an integer, 1 or more, or None for an image",
+    "num_classes": "is no number of classes; give an integer, 1 or more, or 0 for no head",
 }
 
 
@@ -102,7 +103,7 @@ class VimConfig:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (_is_whole(value) and value >= least) and not (value is None and name in _OPTIONAL):
-                raise SettingsError(f"{name} = {value!r} {_LEAST_SAYS.get(name, 'is not a size; give 1 or more')}")
+                raise SettingsError(f"{name} = {value!r} {_LEAST_SAYS.get(name, _LEAST_SAYS['a size'])}")
             object.__setattr__(self, name, None if value is None else int(value))  # numpy's numbers are no JSON
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:

@@ -17,12 +17,17 @@ from rmeeto.models.configs import VimConfig
 from rmeeto.models.layers import PatchConv2d, PatchConv3d
 from rmeeto.tokens import Tokens, at_rows
 
+_CAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast takes to its own dtype
+
 
 class PatchEmbed(nn.Module):
     """Cut an image, or each frame of a video, into patches and project each to the model's width.
 
     (b, in_chans, height, width) or (b, in_chans, frames, height, width) -> (b, n_patches, c), patches in reading
     order, one frame after the other.
+
+    Raises:
+        ShapeError: images of another size, or, outside of autocast, of another dtype.
     """
 
     def __init__(self, config: VimConfig) -> None:
@@ -40,6 +45,11 @@ class PatchEmbed(nn.Module):
                 f"(b, {', '.join(map(str, self.input_shape))}); resize the images, or create the "
                 "model with the img_size, in_chans and num_frames of yours"
             )
+        kind = getattr(self.proj, "weight", images).dtype  # somebody's own projection may have none
+        cast = images.dtype in _CAST and torch.is_autocast_enabled(images.device.type)
+        if images.dtype != kind and not cast:
+            cure = f"call .to({kind})" if images.is_floating_point() else "scale and normalise their bytes first"
+            raise ShapeError(f"images of {images.dtype} do not fit a model with weights of {kind}; {cure}")
         return self.proj(images).flatten(2).transpose(1, 2)
 
 

@@ -232,7 +232,7 @@ class Vim(nn.Module):
         Without a head (num_classes 0) the features that it would read.
 
         Raises:
-            ShapeError: the images have another size than the model was made for.
+            ShapeError: the images have another size, or another dtype, than the model was made for.
         """
         return self.head(self.head_drop(self.pool(self.forward_tokens(images))))
 

@@ -84,7 +84,12 @@ class ScheduleSpec:
             schedule = Schedule.ending_at(self.final, tokens, depth, every=self.every, phase=self.phase)
         else:
             schedule = Schedule.constant(self.r, depth, every=self.every, phase=self.phase)
-        schedule.require_fit(tokens, depth, protected=protected)
+        try:
+            schedule.require_fit(tokens, depth, protected=protected)
+        except ScheduleError as error:
+            if self != ScheduleSpec(every=self.every, phase=self.phase):
+                raise
+            raise ScheduleError(f"{error} (r is {self.r} where --r or another schedule is not given)") from None
         if not schedule.merges:
             raise ScheduleError(
                 f"the schedule {list(schedule.removals)} removes nothing; give r of 1 or more, and merges less than "

@@ -26,6 +26,7 @@ PUBLISHED: dict[Name, dict[str, Any]] = {
     "videomamba_base": {"epochs": 15, "ema_decay": 0.99996},
 }
 MINUTES_EPOCHS = 3
+_PUBLISHED_MIN_LR = 1e-6  # of a peak of 2e-5, that of the published batch of 512
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Recipe:
         lr_base: peak learning rate at a batch of `lr_base_size`; scaled linearly to `batch_size`.
         lr_base_size: the batch that `lr_base` is meant for.
         lr: peak learning rate as it is, instead of the scaled one; None scales.
-        min_lr: learning rate of the last step.
+        min_lr: learning rate of the last step; None takes the published 1e-6, or a twentieth of the peak if that is
+            less, as it is of batches below 512.
         warmup_epochs: epochs of linear warm-up, fractions allowed.
         weight_decay: of AdamW, on weights of two or more dimensions that the model does not exempt.
         betas: of AdamW.
@@ -75,7 +77,7 @@ class Recipe:
     lr_base: float = 2e-5
     lr_base_size: int = 512
     lr: float | None = None
-    min_lr: float = 1e-6
+    min_lr: float | None = None
     warmup_epochs: float = 0.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
@@ -102,13 +104,15 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate", "lr_base_size"):
             self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number, 1 or more")
         self._check("seed", _is_int(self.seed) and self.seed >= 0, "a whole number, 0 or more")
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "distill_weight", "mixup", "cutmix"):
+        for name in ("warmup_epochs", "weight_decay", "distill_weight", "mixup", "cutmix"):
             self._check(name, _is_real(getattr(self, name)) and getattr(self, name) >= 0, "a number, 0 or more")
         for name in ("lr_base", "eps", "temperature"):
             self._check(name, _is_real(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         for name in ("lr", "clip_grad", "time_limit"):
             value = getattr(self, name)
             self._check(name, value is None or (_is_real(value) and value > 0), "a number above 0, or None")
+        low = self.min_lr
+        self._check("min_lr", low is None or (_is_real(low) and low >= 0), "a number, 0 or more, or None")
         for name in ("drop_path", "patch_drop", "smoothing"):
             self._check(name, _is_real(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mixup_prob", "mixup_switch_prob"):
@@ -148,6 +152,11 @@ class Recipe:
     def peak_lr(self) -> float:
         """The largest learning rate of the run."""
         return self.lr if self.lr is not None else self.lr_base * self.batch_size / self.lr_base_size
+
+    @property
+    def last_lr(self) -> float:
+        """The learning rate of the last step: the published share of the peak where `min_lr` does not say it."""
+        return min(_PUBLISHED_MIN_LR, self.peak_lr / 20) if self.min_lr is None else self.min_lr
 
     @property
     def mixes(self) -> bool:
@@ -213,10 +222,10 @@ class Recipe:
                 "recipe: cache_teacher is True, and mixed images never come again; set mixup and cutmix to 0, or leave "
                 "cache_teacher out"
             )
-        if self.min_lr > self.peak_lr:
+        if self.min_lr is not None and self.min_lr > self.peak_lr:
             raise SettingsError(
                 f"recipe: min_lr {self.min_lr:g} is above the peak {self.peak_lr:g} of a batch of {self.batch_size}; "
-                "lower min_lr, or set lr itself"
+                "lower min_lr or leave it out, or set lr itself"
             )
         if self.warmup_epochs >= self.epochs:
             raise SettingsError(
