@@ -324,7 +324,13 @@ def _other_projection(block):
     block.mixer.in_proj = nn.Linear(block.mixer.in_proj.in_features, block.mixer.in_proj.out_features)
 
 
-@pytest.mark.parametrize("change", [_class_of_in_proj, _own_norm, _patched, _watched_before, _other_projection])
+def _biased(block):
+    block.mixer.out_proj.bias = nn.Parameter(torch.ones(block.mixer.out_proj.out_features))
+
+
+@pytest.mark.parametrize(
+    "change", [_class_of_in_proj, _own_norm, _patched, _watched_before, _other_projection, _biased]
+)
 def test_what_somebody_changed_in_a_block_is_not_passed_over(change):
     model, images = small(), torch.randn(2, 3, 12, 12)
     with torch.no_grad():

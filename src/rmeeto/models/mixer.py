@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.utils.parametrize import is_parametrized
 
+from rmeeto._bare import is_bare
 from rmeeto._shapes import Float
+from rmeeto.errors import SettingsError
 from rmeeto.models.configs import VimConfig
 from rmeeto.models.layers import Linear, parameter
-from rmeeto.ops import Direction, bimamba
+from rmeeto.ops import Direction, bimamba, causal_conv, selective_scan
 from rmeeto.tokens import Columns, Features, TimeSteps
+
+
+class _Way(NamedTuple):
+    """What one direction gives, and what it knows of each token, as in `Features`."""
+
+    y: Tensor  # (b, n, e)
+    delta: Tensor  # (b, n, e)
+    B: Tensor  # (b, n, s)
+    C: Tensor  # (b, n, s)
 
 
 class Mixer(nn.Module):
@@ -22,6 +35,10 @@ class Mixer(nn.Module):
     y = scan(u', delta, A, B, C) * silu(z); the two are averaged (Vim) or added (VideoMamba) and
     projected back. Parameter names are the official ones: without a suffix the forward direction,
     with `_b` the backward one (Vim, arXiv 2401.09417, algorithm 1).
+
+    W_x and W_dt are read and not called where they are plain linear layers that nobody hooks; others (adapters,
+    8-bit layers, parametrisations) are called. The convolution is never called: its weights are read, whoever makes
+    them.
     """
 
     def __init__(self, config: VimConfig) -> None:
@@ -56,8 +73,50 @@ class Mixer(nn.Module):
         Returns:
             the mixer's output as `hidden`, and B, C and delta of both directions.
         """
-        y, projected = bimamba(self.in_proj(x), self.directions, time, scale=self.scale)
-        return self.features(self.out_proj(y), projected)
+        xz = self.in_proj(x)
+        if self.has_bare_layers():
+            y, projected = bimamba(xz, self.directions, time, scale=self.scale)
+            return self.features(self.out_proj(y), projected)
+        u, z = xz.chunk(2, dim=-1)
+        one, other = self._one_way("", u, z, time), self._one_way("_b", u, z, time)
+        hidden = self.out_proj((one.y + other.y) * self.scale)
+        return Features(hidden, (one.B, other.B), (one.C, other.C), (one.delta, other.delta))
+
+    def has_bare_layers(self) -> bool:
+        """Whether nobody has changed or watches the layers between the convolution and the scan."""
+        parts: Any = self._modules
+        return (
+            type(parts["conv1d"]) is type(parts["conv1d_b"]) is nn.Conv1d
+            and _is_read(parts["x_proj"], biased=False)
+            and _is_read(parts["dt_proj"], biased=True)
+            and _is_read(parts["x_proj_b"], biased=False)
+            and _is_read(parts["dt_proj_b"], biased=True)
+        )
+
+    # torch.compile asks once and keeps the answer.
+    has_bare_layers._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _one_way(self, suffix: str, u: Tensor, z: Tensor, time: Tensor | None) -> _Way:
+        """One direction, its layers called.
+
+        Raises:
+            SettingsError: something else stands in the place of a convolution.
+        """
+        conv: Any = getattr(self, "conv1d" + suffix)
+        if type(conv) is not nn.Conv1d and not is_parametrized(conv):
+            raise SettingsError(
+                f"conv1d{suffix} is a {type(conv).__name__}, which would not be called: its weights are read; put a "
+                "Conv1d there, or change its weights by torch.nn.utils.parametrize"
+            )
+        u = causal_conv(u, conv.weight.squeeze(1), conv.bias, reverse=bool(suffix))
+        projected = getattr(self, "x_proj" + suffix)(u)
+        dt, B, C = projected.split([self.time_rank, self.state_size, self.state_size], dim=-1)
+        delta, bias, bare = _steps(getattr(self, "dt_proj" + suffix), dt)
+        rates, D = (self.A_b_log, self.D_b) if suffix else (self.A_log, self.D)
+        wide = torch.promote_types(rates.dtype, torch.float32)  # half types are computed in float32
+        A = -torch.exp(rates.to(wide))
+        y = selective_scan(u, delta, A, B, C, D.to(wide), z, bias, time, reverse=bool(suffix))
+        return _Way(y, bare, B, C)
 
     @property
     def directions(self) -> tuple[Direction, Direction]:
@@ -81,6 +140,22 @@ class Mixer(nn.Module):
         weights = (parameter(self._modules["dt_proj"], "weight"), parameter(self._modules["dt_proj_b"], "weight"))
         delta = TimeSteps(projected, weights)
         return Features(hidden, Columns(projected, rank, state), Columns(projected, rank + state, state), delta)
+
+
+def _is_read(layer: Any, *, biased: bool) -> bool:
+    """Whether all that a call of the layer would do is in the weights that are read."""
+    return is_bare(layer, nn.Linear) and (layer._parameters["bias"] is not None) is biased
+
+
+def _steps(layer: Any, dt: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(b, n, R) -> what a layer makes of it, (b, n, e); the bias (e,) that is yet to come; and all without a bias."""
+    bias = getattr(layer, "bias", None)
+    bias = bias() if callable(bias) else bias  # as 8-bit layers have it
+    if type(layer) is nn.Linear and bias is not None and bias.dtype is not layer.weight.dtype:
+        delta = linear(dt, layer.weight)  # as cast weights are: torch cannot call the layer
+        return delta, bias, delta
+    delta = layer(dt)
+    return delta, None, delta if bias is None else delta - bias
 
 
 def _initial_log_rates(e: int, s: int) -> Tensor:

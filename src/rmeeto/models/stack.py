@@ -110,6 +110,8 @@ class Block(nn.Module):
             and is_bare(parts["norm"], RMSNorm)
             and is_bare(inner["in_proj"], Linear)
             and is_bare(inner["out_proj"], Linear)
+            and inner["in_proj"]._parameters["bias"] is inner["out_proj"]._parameters["bias"] is None
+            and mixer.has_bare_layers()
             and not is_watched()
         )
 

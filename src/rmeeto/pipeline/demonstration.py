@@ -37,7 +37,7 @@ RECIPE = Recipe(
     cutmix=0.0,
     smoothing=0.0,
     clip_grad=1.0,
-    time_limit=220.0,
+    time_limit=215.0,  # validation and checkpoints come on top: 4 minutes in all, on a busy machine too
 )
 # Mirrored, not shifted: in so few steps the student learns more from the images as they are.
 AUGMENT = dataclasses.replace(Augment.light(), crop="none")
