@@ -33,6 +33,59 @@ def test_the_parts_of_a_folder_are_found(tmp_path, held, asked, train, val):
     assert locate(spec, "val").root == str(tmp_path / val)
 
 
+@pytest.mark.parametrize(
+    ("held", "asked", "split", "words"),
+    [
+        (
+            ("train/a", "val/a"),
+            {"train_split": "trian"},
+            "train",
+            "has no part trian/; name another with --train-split",
+        ),
+        (("train/a", "val/a"), {"val_split": "holdout"}, "val", "has no part holdout/; name another with --val-split"),
+        (("train/a", "val/a"), {"val_split": "test"}, "val", "has no part test/"),
+        (("cat", "dog"), {"train_split": "small"}, "train", "has no part small/"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "torch/folder:{}"])
+def test_another_part_is_never_taken_for_the_one_that_was_named(tmp_path, held, asked, split, words, form):
+    spec = DataSpec(form.format(folders(tmp_path, *held)), **asked)
+    with pytest.raises(DataError, match=words):
+        locate(spec, split)
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "split", "part"),
+    [
+        ("demo", {"train_split": "trian"}, "train", "trian"),
+        ("demo", {"val_split": "train"}, "val", "train"),
+        ("torch/mnist:sets", {"train_split": "Train"}, "train", "Train"),
+        ("torch/QMNIST:sets", {"val_split": "tset"}, "val", "tset"),
+    ],
+)
+def test_sets_of_two_halves_have_no_third(data, asked, split, part):
+    with pytest.raises(DataError, match=f"data {data} has no {split} part '{part}'; it has train and test"):
+        locate(DataSpec(data, **asked), split)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "train"])
+def test_a_class_may_be_called_as_a_part(make_folder, name):
+    root = make_folder("things", classes=("cat", "dog", name))
+    for spec, split in [(DataSpec(str(root)), "train"), (DataSpec("demo", str(root)), "val")]:
+        assert locate(spec, split).root == str(root)
+        assert open_split(spec, split).class_names == ("cat", "dog", name)
+    with pytest.raises(DataError, match="has no validation images in val/ or test/"):
+        locate(DataSpec(str(root)), "val")
+
+
+def test_torchvisions_folder_has_parts_too(folder):
+    opened = (
+        open_split(DataSpec(f"torch/folder:{folder}"), "train"),
+        open_split(DataSpec(f"torch/folder:{folder}"), "val"),
+    )
+    assert [len(images) for images in opened] == [15, 6]
+
+
 def test_separate_sources_are_taken_as_they_are(tmp_path):
     folders(tmp_path, "a/cat", "b/cat", "c/test/cat")
     spec = DataSpec(str(tmp_path / "a"), str(tmp_path / "b"))

@@ -42,12 +42,14 @@ def contents(images):
 
 
 @pytest.mark.parametrize("names", [LEFTOVERS, *([name] for name in LEFTOVERS)], ids=str)
-@pytest.mark.parametrize("form", ["folder", "tar", "beneath a hidden folder"])
+@pytest.mark.parametrize("form", ["folder", "torchvision's folder", "tar", "beneath a hidden folder"])
 def test_hidden_files_are_no_images_and_no_classes(folder, tmp_path, form, names):
     expected = contents(open_split(DataSpec(str(folder)), "train"))
     leave(folder / "train", names)
     data = folder
-    if form == "tar":
+    if form == "torchvision's folder":
+        data = f"torch/folder:{folder / 'train'}"
+    elif form == "tar":
         data = tmp_path / "train.tar"
         with tarfile.open(data, "w") as tar:
             tar.add(folder / "train", arcname=".")

@@ -9,13 +9,18 @@ from tarfile import TarError
 from typing import Any
 
 from timm.data import create_dataset
+from timm.data.readers.img_extensions import IMG_EXTENSIONS
 
-from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
+from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS, is_hidden, names_of
 from rmeeto.data.spec import DataSpec, Split
+from rmeeto.data.visible import VisibleFolder
 from rmeeto.errors import DataError
 
 # timm's prefixes, each with the library that is imported for it.
 _READERS = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "wds": None}
+# torchvision's folder of class folders, and its sets of two halves, of which timm takes the second for any other word.
+_TORCH_FOLDERS = ("torch/folder", "torch/image_folder")
+_TORCH_HALVES = tuple(f"torch/{name}" for name in ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist"))
 # Where ImageNet's own archive and Kaggle's copy keep train/ and val/.
 _IMAGENET = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -57,18 +62,20 @@ def locate(spec: DataSpec, split: Split) -> Source:
     """
     separate = split == "val" and spec.val_data is not None
     spelling = spec.val_data if separate and spec.val_data else spec.data
+    asked = spec.train_split if split == "train" else spec.val_split
     if spelling == "demo":
+        _require_usual(spelling, split, asked)
         return Source(spelling, "demo", None, split)
     prefix = spelling.partition("/")[0].lower()
     if prefix == "tfds" and not Path(spelling).exists():
         raise DataError(f"data {spelling!r} needs TensorFlow, which is not read here; most such sets are in hfds/ too")
     if prefix == "wds" and not Path(spelling).exists():
-        return _shards(spelling, _split_name(spec, split) if split == "train" else spec.val_split or "")
+        return _shards(spelling, asked or "")
     if prefix in _READERS and not Path(spelling).exists():
-        return _named(spelling, prefix, _split_name(spec, split))
+        return _named(spelling, prefix, split, asked, separate=separate)
     path = _existing(spelling)
     if path.is_dir():
-        path = _part_of_folder(path, spec, split, separate=separate)
+        path = _part_of_folder(path, split, asked, separate=separate)
     elif split == "val" and not separate:
         raise DataError(f"{spelling} is one tar of training images; name the validation images with --val-data")
     return Source(spelling, "", str(path), split)
@@ -82,6 +89,8 @@ def open_source(source: Source, spec: DataSpec) -> Any:
     """
     keys = {"input_key": spec.input_key, "target_key": spec.target_key} if source.reader.startswith("hfds/") else {}
     try:
+        if source.reader in _TORCH_FOLDERS:
+            return VisibleFolder(source.root or "")
         return create_dataset(
             source.reader, root=source.root, split=source.split, search_split=False, download=False, **keys
         )
@@ -98,12 +107,27 @@ def _cure(source: Source) -> str:
     return f"check the name, and that it has a part {source.split!r} (--train-split, --val-split)"
 
 
-def _named(spelling: str, prefix: str, split: str) -> Source:
+def _named(spelling: str, prefix: str, split: Split, asked: str | None, *, separate: bool) -> Source:
     name, _, root = spelling.partition(":")
     _require(_READERS[prefix], spelling)
     if prefix == "torch" and not root:
         raise DataError(f"data {spelling!r} names no folder; write {name}:FOLDER with the one torchvision keeps it in")
-    return Source(spelling, name, root or None, split)
+    part = asked or "validation"
+    if name.lower() in _TORCH_FOLDERS:
+        place = _part_of_folder(_existing(root), split, asked, separate=separate)
+        return Source(spelling, name.lower(), str(place), part)
+    if name.lower() in _TORCH_HALVES:
+        _require_usual(spelling, split, asked)
+    return Source(spelling, name, root or None, part)
+
+
+def _require_usual(spelling: str, split: Split, asked: str | None) -> None:
+    """A set of two halves: what is not called training would be the other one, whatever was meant."""
+    usual = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    if asked and asked not in usual:
+        raise DataError(
+            f"data {spelling} has no {split} part {asked!r}; it has train and test: leave --{split}-split out"
+        )
 
 
 def _shards(spelling: str, split: str) -> Source:
@@ -125,12 +149,6 @@ def _require(library: str | None, spelling: str) -> None:
         raise DataError(f"data {spelling!r} needs the library {library!r}; install it with pip, or as rmeeto[datasets]")
 
 
-def _split_name(spec: DataSpec, split: Split) -> str:
-    if split == "train":
-        return spec.train_split
-    return spec.val_split or "validation"
-
-
 def _existing(spelling: str) -> Path:
     path = Path(spelling)
     if not path.exists():
@@ -143,17 +161,20 @@ def _existing(spelling: str) -> Path:
     return path
 
 
-def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool) -> Path:
+def _part_of_folder(root: Path, split: Split, asked: str | None, *, separate: bool) -> Path:
     """The folder of one part: root/train and the like where it exists, else the root itself where that is meant."""
-    asked = spec.train_split if split == "train" else spec.val_split
-    names = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    names = names_of(split, asked)
     for place in _IMAGENET:
-        for name in (asked, *names):
-            if name and (root / place / name).is_dir():
+        for name in names:
+            if (root / place / name).is_dir() and not _is_class(root / place / name):
                 return root / place / name
-    if (handed_out := root / f"ILSVRC2012_img_{split}.tar").is_file():
+    usual = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    if asked in (None, *usual) and (handed_out := root / f"ILSVRC2012_img_{split}.tar").is_file():
         return handed_out
-    others = [name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS) if (root / name).is_dir()]
+    if names == (asked,):
+        raise DataError(f"folder {root} has no part {asked}/; name another with --{split}-split, or leave it out")
+    parts = (root / name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS))
+    others = [part.name for part in parts if part.is_dir() and not _is_class(part)]
     if split == "val" and not separate:
         raise DataError(
             f"folder {root} has no validation images in val/ or test/; name their folder or tar with --val-data"
@@ -161,3 +182,12 @@ def _part_of_folder(root: Path, spec: DataSpec, split: Split, *, separate: bool)
     if others:
         raise DataError(f"folder {root} holds {others[0]}/ but no {names[0]}/; name the folder of the classes itself")
     return root
+
+
+def _is_class(folder: Path) -> bool:
+    """Whether a folder named as a part is a class like those beside it: it holds no folder, and they hold images."""
+    if any(path.is_dir() for path in folder.iterdir()):
+        return False
+    beside = (path for path in folder.parent.iterdir() if path.is_dir() and not is_hidden(path.name))
+    classes = (path for path in beside if path.name not in (*TRAIN_FOLDERS, *VAL_FOLDERS))
+    return any(path.suffix.lower() in IMG_EXTENSIONS for each in classes for path in each.iterdir())

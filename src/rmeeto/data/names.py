@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-TRAIN_FOLDERS = ("train", "training")
+DEFAULT_TRAIN = "train"
+TRAIN_FOLDERS = (DEFAULT_TRAIN, "training")
 VAL_FOLDERS = ("validation", "val", "valid", "eval", "evaluation", "test")
+
+
+def names_of(split: str, asked: str | None) -> tuple[str, ...]:
+    """What a part may be called: what somebody asked for and nothing else, or all usual names.
+
+    Args:
+        split: "train" or "val".
+        asked: the user's own name of it; None and the default are no wish.
+    """
+    if asked and asked != DEFAULT_TRAIN:
+        return (asked,)
+    return TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
 
 
 def is_hidden(path: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS, is_hidden
+from rmeeto.data.names import is_hidden, names_of
 from rmeeto.data.spec import Split
 from rmeeto.errors import DataError, RmeetoError
 from rmeeto.records import read_json
@@ -82,8 +82,7 @@ def find_shards(root: Path, asked: str | None, split: Split) -> list[Path]:
         if missing := [shard for shard in shards if not shard.is_file()]:
             raise DataError(f"shard {missing[0]} does not exist; name those that do, such as train-{{0000..0007}}.tar")
         return shards
-    names = [asked] if asked else []
-    names += [name for name in (TRAIN_FOLDERS if split == "train" else VAL_FOLDERS) if name not in names]
+    names = names_of(split, asked)
     for name in names:
         if shards := _listed(root, name) or _named(root, name):
             return shards

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rmeeto.data.names import DEFAULT_TRAIN
 from rmeeto.errors import SettingsError
 
 Split = Literal["train", "val"]
@@ -30,7 +31,7 @@ class DataSpec:
             a folder, wds/FOLDER for shards of WebDataset, or a name of timm's readers with its folder after a
             colon: torch/cifar10:sets/, hfds/NAME or, as a stream, hfids/NAME or wds/ADDRESS.
         val_data: the validation images, where they are not in `data` as val/, validation/, valid/ or test/.
-        train_split: name of the training part of a named set, or its shards such as train-{0000..0031}.tar.
+        train_split: name of the training part, or its shards such as train-{0000..0031}.tar.
         val_split: name of the validation part; by default what the reader calls it.
         input_key: column of the images in a table of hfds/ or hfids/; by default image.
         target_key: column of the labels there; by default label.
@@ -51,7 +52,7 @@ class DataSpec:
 
     data: str = "demo"
     val_data: str | None = None
-    train_split: str = "train"
+    train_split: str = DEFAULT_TRAIN
     val_split: str | None = None
     input_key: str | None = None
     target_key: str | None = None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import IO, Any, final
 
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
 from rmeeto.data.names import is_hidden
 from rmeeto.errors import DataError
 
@@ -56,3 +59,24 @@ class VisibleReader:
     def filename(self, index: int) -> str:
         """Path of one image inside its set."""
         return str(self._reader.filename(self._places[index]))
+
+
+@final
+class VisibleFolder(ImageFolder):
+    """torchvision's folder of class folders, its classes in its own order.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        def shown(path: str) -> bool:
+            return path.lower().endswith(IMG_EXTENSIONS) and not is_hidden(path.removeprefix(root))
+
+        super().__init__(root, is_valid_file=shown)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The visible folders."""
+        classes, _ = super().find_classes(directory)
+        shown = [name for name in classes if not is_hidden(name)]
+        return shown, {name: label for label, name in enumerate(shown)}
