@@ -141,7 +141,7 @@ class Epoch(Record):
     Attributes:
         epoch: its number, the first being 1.
         steps: optimiser steps; `skipped` of them changed nothing, as their loss or gradients were no numbers.
-        loss: mean over the steps that were taken.
+        loss: mean over the steps that were taken; None where none was.
         lr: of the last step.
         images_per_second: of all processes.
         seconds: wall time of the steps.
@@ -154,7 +154,7 @@ class Epoch(Record):
     kind: ClassVar[str] = "epoch"
     epoch: int
     steps: int
-    loss: float
+    loss: float | None
     lr: float
     images_per_second: float
     seconds: float

@@ -146,6 +146,9 @@ WON = [
     ("--recipe vim_tiny_3_epochs --r 11", {"r": 11}),  # a default that was typed is typed
     ("--recipe own.toml", {"batch_size": 64, "betas": (0.5, 0.9), "seed": 7}),
     ("--recipe own.toml --batch-size 32", {"batch_size": 32, "seed": 7}),
+    ("--recipe own.toml", {"settings.seed": 7, "recipe.seed": 7}),
+    ("--recipe two.toml", {"settings.seed": 5, "recipe.seed": 7}),
+    ("--recipe two.toml --seed 3", {"settings.seed": 3, "recipe.seed": 3}),
 ]
 
 
@@ -157,10 +160,12 @@ def test_what_is_typed_wins_over_a_recipe_and_it_over_the_defaults(
 
     def called(*arguments: Any, **named: Any) -> None:
         for group in arguments:
-            given.update(dataclasses.asdict(group) if dataclasses.is_dataclass(group) else {})
+            values = dataclasses.asdict(group) if dataclasses.is_dataclass(group) else {}
+            given.update({**values, **{f"{type(group).__name__.lower()}.{name}": one for name, one in values.items()}})
         raise Called
 
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.toml").write_text("[settings]\nseed = 5\n[recipe]\nseed = 7\n")
     (tmp_path / "own.toml").write_text("[recipe]\nbatch_size = 64\nbetas = [0.5, 0.9]\nseed = 7\n")
     monkeypatch.setattr("rmeeto.pipeline.retraining.retrain", called)
     monkeypatch.setattr(sys, "argv", ["rmeeto", "retrain", *line.split(), "--output", "new"])

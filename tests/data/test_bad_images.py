@@ -20,7 +20,9 @@ def test_each_image_counts_once_and_each_part_for_itself():
     assert len(found) == 4
 
 
-@pytest.mark.parametrize(("share", "images", "most"), [(0.0, 10**6, 0), (0.001, 999, 0), (0.001, 3000, 3), (1.0, 4, 4)])
+@pytest.mark.parametrize(
+    ("share", "images", "most"), [(0.0, 10**6, 0), (0.001, 999, 0), (0.001, 3000, 3), (0.29, 100, 29), (1.0, 4, 4)]
+)
 def test_one_too_many_ends_the_pass(share, images, most):
     found = BadImages(share)
     for number in range(most):

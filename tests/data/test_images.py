@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from rmeeto.data.images import ArrayImages, FileImages, TorchImages
+from rmeeto.data.images import ArrayImages, FileImages, TorchImages, _held_in_memory
 from rmeeto.data.opening import open_split
 from rmeeto.data.spec import DataSpec
 from rmeeto.errors import DataError
@@ -136,11 +136,21 @@ def test_colours_of_torchvision_s_arrays_come_first():
         targets = (1, 0)
         classes = ("a", "b")
 
-    from rmeeto.data.images import _held_in_memory
-
     held = _held_in_memory("some", Cifar())
     assert held.images.shape == (2, 3, 4, 5)
     assert (np.asarray(held.read(1)[0]) == Cifar.data[1]).all()
+
+
+def test_labels_with_more_beside_them_are_the_first_column():
+    """QMNIST notes who wrote each digit."""
+
+    class Qmnist:
+        data = np.zeros((2, 4, 5), dtype=np.uint8)
+        targets = np.array([[7, 1, 2], [3, 0, 9]])
+        classes = tuple("0123456789")
+
+    held = _held_in_memory("some", Qmnist())
+    assert (held.labels.tolist(), held.read(1)[1], held.targets()) == ([7, 3], 3, [7, 3])
 
 
 def test_torchvision_s_folder(make_folder):

@@ -60,6 +60,12 @@ def test_repeats_show_each_drawn_image_several_times_with_other_seeds():
     assert len(set(seeds)) == 30
 
 
+@pytest.mark.parametrize("images", [300, 500, 1000])
+def test_repeats_leave_an_epoch_as_long_as_it_is(images):
+    order = ShuffledOrder(images, 0, Share(), repeats=3)
+    assert len(order) == len(flat(order, 10)) == images
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_straight_order_shows_every_image_once(count):
     orders = [StraightOrder(10, Share(index, count)) for index in range(count)]

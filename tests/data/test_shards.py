@@ -77,7 +77,8 @@ def test_hidden_members_are_no_samples(tmp_path):
 
 def test_samples_are_paired_by_name(tmp_path):
     members = [
-        ("a/0.cls", b"1"), ("a/0.png", image()), ("a/0.json", b"{}"), ("b/0.seg.png", image()), ("b/0.cls", b"0\n"),
+        ("a/0.cls", b"1"), ("a/0.png", image()), ("a/0.mask.png", b"x"), ("a/0.json", b"{}"),
+        ("b/0.seg.png", image()), ("b/0.cls", b"0\n"),
         ("c/1.txt", b"no image"), ("c/2.JPEG", image()), ("c/2.cls", b"1"),
     ]  # fmt: skip
     write(tmp_path / "set" / "train-0.tar", members)

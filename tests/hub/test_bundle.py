@@ -248,6 +248,7 @@ def _with(key: str, value: Any) -> Any:
         (_with("num_classes", 4), "label_names in .* are 3 for num_classes 4"),
         (_with("pretrained_cfg.label_names", "boots"), "label_names in .* must be a list"),
         (_with("pretrained_cfg.label_names", ["boot", 1, "bag"]), "label_names in .* must be texts"),
+        (_with("label_names", {"0": "boot", "1": "bag", "3": "hat"}), "label_names in .* an object of them by number"),
     ],
 )
 def test_odd_configs_give_one_line(tmp_path: Path, change: Any, word: str) -> None:
@@ -279,10 +280,11 @@ def test_the_number_of_classes_builds_the_head(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_names_of_classes_may_be_those_of_a_dictionary(tmp_path: Path) -> None:
+def test_names_of_classes_may_stand_by_their_number(tmp_path: Path) -> None:
+    """As timm has it."""
     _save(_model(), tmp_path)
-    _changed(tmp_path, _with("label_names", {"n1": "boot", "n2": "bag", "n3": "hat"}))
-    assert read_bundle(tmp_path).input["label_names"] == ["n1", "n2", "n3"]
+    _changed(tmp_path, _with("label_names", {"1": "bag", "0": "boot", "2": "hat"}))
+    assert read_bundle(tmp_path).input["label_names"] == ["boot", "bag", "hat"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def test_schedules(spec: ScheduleSpec, removals: tuple[int, ...]) -> None:
     assert spec.build(17, 6).removals == removals
 
 
+def test_protected_tokens_never_leave() -> None:
+    with pytest.raises(ScheduleError, match=r"final length 3 cannot be reached.*ask for 4 or more"):
+        ScheduleSpec(final=3, every=1).build(9, 4, protected=3)
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [

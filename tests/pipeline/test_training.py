@@ -222,3 +222,15 @@ def test_another_part_of_the_images_is_another_run(photos: DataSpec, tmp_path: P
     other = dataclasses.replace(part, subset_seed=1)
     with pytest.raises(CheckpointError, match=r"subset.seed \(0, 1\)"):
         _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), spec=RunSpec(resume="auto"))
+
+
+def test_a_run_that_kept_nothing_leaves_no_evidence(photos: DataSpec, tmp_path: Path) -> None:
+    """It ended before its first checkpoint; what comes next in its folder is another run, resumed or not."""
+    with pytest.raises(KeyboardInterrupt):
+        _pretrain(photos, tmp_path, watch=InterruptedAt(1), augment=Augment.none())
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    before = [(tmp_path / name).read_bytes() for name in ("recipe.toml", "first_batch.png")]
+    _pretrain(photos, tmp_path, spec=RESUMING, augment=dataclasses.replace(AUGMENT, erasing=1.0))
+    after = [(tmp_path / name).read_bytes() for name in ("recipe.toml", "first_batch.png")]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert b"erasing = 1.0" in after[0]

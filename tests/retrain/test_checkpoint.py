@@ -156,3 +156,11 @@ def test_checkpoints_within_an_epoch_stand_between_those_at_its_ends(tmp_path):
     names = [folder.name for folder in checkpoints.all()]
     assert names == ["epoch-0002-step-00000012", "epoch-0002", "epoch-0001"]
     assert checkpoints.newest(pytest.fail).position.step == 12
+
+
+def test_epochs_of_five_figures_are_newer(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (9998, 9999, 10000, 10001):
+        checkpoints.save(contents(epoch))
+    assert [folder.name for folder in checkpoints.all()] == ["epoch-10001", "epoch-10000"]
+    assert checkpoints.newest(pytest.fail).position.epoch == 10001

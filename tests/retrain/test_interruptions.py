@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rmeeto.records import to_json
-from rmeeto.retrain import Checkpoints, Silent, Stopped
+from rmeeto.retrain import Checkpoints, Silent, Stopped, loop
 from rmeeto.retrain.checkpoint import sealed
 
 from .conftest import Batches, Cut, Data, Noting, cut_run, net, recipe, run, state
@@ -206,3 +206,37 @@ def test_other_versions_are_told(tmp_path, data):
     progress = Noting()
     run(tmp_path, data, resume=True, progress=progress)
     assert re.search(r"made with torch 1.13, here 2.*: the last bits may differ", progress.notes[-1])
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, data):
+    """Nothing is left to train, but whoever called has more to do, which the signal ends as well."""
+    whole, _ = run(tmp_path / "whole", data)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "cut", Data(), progress=Sending(signal.SIGTERM, 15), validate=None)
+    assert stopped.value.step == 15
+    resumed, _ = run(tmp_path / "cut", Data(), student=net(9), resume=True, validate=None)
+    same_weights(whole, resumed)
+
+
+def test_where_losses_are_read_late_a_signal_is_heard_before_a_validation(tmp_path, data, monkeypatch):
+    """As on an accelerator, which reads the losses of several steps at once."""
+    made = loop.Meter
+
+    def late(*arguments, **options):
+        return made(*arguments, **{**options, "read_every": 4})
+
+    monkeypatch.setattr(loop, "Meter", late)
+    signals = []
+
+    class Batch(Batches):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__(), 1):
+                if number == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    signals.append(number)
+                yield batch
+
+    object.__setattr__(data, "train", Batch(40, 8))
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, data, validate=lambda _model: pytest.fail("it validated"), validate_every=3)
+    assert (stopped.value.step, signals) == (3, [3])

@@ -155,6 +155,13 @@ def test_record_log_and_checkpoints_agree(tmp_path, data):
     assert Run.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
+def test_seconds_are_told_without_a_validation(tmp_path, data):
+    record = train(net(), None, data, recipe(), tmp_path)
+    assert 0 < sum(epoch["seconds"] for epoch in record.epochs) <= record.seconds
+    assert record.seconds == read(Checkpoints(tmp_path / "checkpoints").all()[0]).position.seconds
+    assert train(net(), None, data, recipe(), tmp_path, resume=True).seconds == pytest.approx(record.seconds, abs=1.0)
+
+
 def test_best_is_kept_beside_the_last_two(tmp_path, data):
     scores = iter([10.0, 30.0, 20.0, 20.0, 15.0, 30.0])
 

@@ -56,6 +56,7 @@ from rmeeto.retrain import PUBLISHED, Recipe
         ({"cache_teacher": 1, "mixup": 0.0, "cutmix": 0.0}, "cache_teacher is 1"),
         ({"cache_teacher": True}, "mixed images never come again"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**31}, "seed is 2147483648; it must be a whole number from 0 to"),
         ({"precision": "fp8"}, "precision is 'fp8'; it must be 'fp32', 'bf16' or 'fp16'"),
         ({"time_limit": 0}, "time_limit is 0"),
     ],

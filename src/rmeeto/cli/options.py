@@ -41,11 +41,13 @@ def with_options(
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
+            preset: dict[str, Mapping[str, Any]] = {}
             if presets is not None and values[_PRESET] is not None:
-                _fill_in(values, presets(values[_PRESET]), values[_CONTEXT])
+                preset = _untyped(presets(values[_PRESET]), values[_CONTEXT])
+            # What a recipe says of one group is shared by another that it says nothing of.
+            filled = {**values, **{name: value for fields in preset.values() for name, value in fields.items()}}
             made = {
-                name: type(group)(**{field.name: values[field.name] for field in dataclasses.fields(group)})
-                for name, group in groups.items()
+                name: type(group)(**_of(group, {**filled, **preset.get(name, {})})) for name, group in groups.items()
             }
             command(**made, **{name: value for name, value in values.items() if name in own})
 
@@ -78,13 +80,20 @@ def help_of(group: type) -> dict[str, str]:
     return found
 
 
-def _fill_in(values: dict[str, Any], preset: Mapping[str, Mapping[str, Any]], context: typer.Context) -> None:
-    """A recipe wins over the defaults, and what was typed wins over the recipe."""
-    for fields in preset.values():
-        for name, value in fields.items():
-            source = context.get_parameter_source(name)
-            if source is None or source.name in ("DEFAULT", "DEFAULT_MAP"):
-                values[name] = value
+def _untyped(preset: Mapping[str, Mapping[str, Any]], context: typer.Context) -> dict[str, Mapping[str, Any]]:
+    """What a recipe says and nobody typed: it wins over the defaults, and what was typed wins over it."""
+
+    def is_typed(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+    return {
+        group: {name: value for name, value in fields.items() if not is_typed(name)} for group, fields in preset.items()
+    }
+
+
+def _of(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in dataclasses.fields(group)}
 
 
 def _preset_parameters() -> Iterator[inspect.Parameter]:

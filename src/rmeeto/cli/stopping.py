@@ -36,7 +36,9 @@ def resumable(output: Path, *more: str, as_json: bool = False) -> Iterator[None]
             yield
     except Stopped as stopped:
         if is_main():
-            saved = stopped.checkpoint or max(output.glob("checkpoints/epoch-*"), default=None)
+            from rmeeto.retrain.loop import CHECKPOINTS, Checkpoints
+
+            saved = stopped.checkpoint or next(iter(Checkpoints(output / CHECKPOINTS).all()), None)
             where = f"saved in {saved}" if saved else "nothing was trained yet"
             again = continuing(sys.argv[1:], more)
             sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{again}\n")

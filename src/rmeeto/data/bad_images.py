@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ class BadImages:
             self._found[bad.data, bad.path] = bad
             if self._file is not None:
                 self._write(bad)
-        count, most = sum(found.data == bad.data for found in self._found.values()), int(self._share * images)
+        count = sum(found.data == bad.data for found in self._found.values())
+        most = math.floor(self._share * images + 1e-9)  # 0.29 of 100 is 28.99...
         if count > most:
             where = f"; all are listed in {self._file}" if self._file is not None and count > 1 else ""
             them = "it" if count == 1 else "all of them"

@@ -255,7 +255,8 @@ def _held_in_memory(name: str, opened: Any) -> ArrayImages:
     """torchvision keeps small sets as (n, h, w) or (n, h, w, 3) bytes."""
     images = torch.as_tensor(opened.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return ArrayImages(name, opened.classes, images, torch.as_tensor(opened.targets).long())
+    labels = torch.as_tensor(opened.targets).long()
+    return ArrayImages(name, opened.classes, images, labels if labels.ndim == 1 else labels[:, 0])  # QMNIST's classes
 
 
 def _close_tar(reader: Any) -> None:

@@ -58,7 +58,9 @@ class ShuffledOrder:
         self._seed = seed
         self._share = share
         self._sampler = (
-            RepeatAugSampler(range(images), num_replicas=1, rank=0, num_repeats=repeats) if repeats > 1 else None
+            RepeatAugSampler(range(images), num_replicas=1, rank=0, num_repeats=repeats, selected_round=0)
+            if repeats > 1
+            else None
         )
         self._epoch = 0
 

@@ -146,7 +146,7 @@ def _paired(number: int, shard: Path, tar: tarfile.TarFile) -> Iterator[_Place]:
                 yield _place(number, shard, image, label)
             stem, image, label = here, None, None
         if suffix.lower().rpartition(".")[2] in IMAGE_SUFFIXES:
-            image = member
+            image = image or member  # the first is the photograph, what follows are masks and the like
         elif suffix.lower() == LABEL_SUFFIX:
             file = tar.extractfile(member)
             label = None if file is None else file.read()

@@ -79,12 +79,12 @@ class HubStream(Stream):
         """One pass over the part of one process."""
         from datasets.distributed import split_dataset_by_node
 
-        table = self._table
+        rows: Iterable[Any] = _every(iter(self._table), share)
         if order is not None:
-            table = _shuffled_table(table, seed_of(*order))
-        if share.count > 1:
-            table = split_dataset_by_node(table, rank=share.index, world_size=share.count)
-        for place, row in enumerate(table):
+            rows = _shuffled_table(self._table, seed_of(*order))
+            if share.count > 1:
+                rows = split_dataset_by_node(rows, rank=share.index, world_size=share.count)
+        for place, row in enumerate(rows):
             image = row[self._keys[0]]
             yield Sample(_bytes_of(image), int(row[self._keys[1]]), str(image["path"] or f"row {place}"))
 
@@ -101,17 +101,16 @@ class ShardStream(Stream):
         self._urls = list(urls)
 
     def samples(self, order: tuple[int, int] | None, share: Share) -> Iterator[Sample]:
-        """One pass over the part of one process: its shards, or its turns where there are fewer of them."""
+        """One pass over the part of one process: its turns, or, shuffled, its shards where there are enough of them."""
         generator = None if order is None else random.Random(seed_of(*order))
         urls = list(self._urls)
-        if generator is not None:
-            generator.shuffle(urls)
+        if generator is None:
+            return _every(self._read(urls), share)
+        generator.shuffle(urls)
         # Shards of one size are needed for equal work; with fewer than processes each takes every count-th sample.
-        if len(urls) >= share.count:
-            found = self._read(urls[share.index :: share.count])
-        else:
-            found = islice(self._read(urls), share.index, None, share.count)
-        return found if generator is None else shuffled(found, generator)
+        whole = len(urls) >= share.count
+        found = self._read(urls[share.index :: share.count]) if whole else _every(self._read(urls), share)
+        return shuffled(found, generator)
 
     def _read(self, urls: Iterable[str]) -> Iterator[Sample]:
         for url in urls:
@@ -222,6 +221,11 @@ class StreamOrder:
                 yield from [sample] * self._repeats
             if empty:
                 raise DataError(f"{self._images.name} gave no image to process {self._share.index}; name another part")
+
+
+def _every(samples: Iterator[Any], share: Share) -> Iterator[Any]:
+    """Every count-th: each process's evaluation reads all, for files of unequal length would lose images."""
+    return islice(samples, share.index, None, share.count)
 
 
 def shuffled(samples: Iterable[Sample], generator: random.Random) -> Iterator[Sample]:

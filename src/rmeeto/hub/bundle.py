@@ -173,20 +173,25 @@ def _checked_input(values: dict[str, Any], config: dict[str, Any], path: Path) -
 
 
 def _checked_classes(number: Any, names: Any, path: Path) -> dict[str, Any]:
-    """Their number, and their names in order (timm's may be those of a dictionary); what is not said is left out."""
+    """Their number, and their names in order; what is not said is left out."""
     checked: dict[str, Any] = {}
     if number is not None:
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise WeightsError(f"num_classes in {path} is {_word(number)} and must be an integer, 0 or more")
         checked["num_classes"] = number
     if names is not None:
-        listed = list(names) if isinstance(names, dict) else _expect(names, list, "label_names", path)
+        listed = _by_number(names) if isinstance(names, dict) else _expect(names, list, "label_names", path)
         if not all(isinstance(name, str) for name in listed):
-            raise WeightsError(f"label_names in {path} must be texts, one per class")
+            raise WeightsError(f"label_names in {path} must be texts, one per class, or an object of them by number")
         if number is not None and len(listed) != number:
             raise WeightsError(f"label_names in {path} are {len(listed)} for num_classes {number}; give one per class")
         checked["label_names"] = listed
     return checked
+
+
+def _by_number(names: dict[str, Any]) -> list[Any]:
+    """As timm writes names that have gaps: number of a class -> name; a number that lacks has no name."""
+    return [names.get(str(number)) for number in range(len(names))]
 
 
 def _optional(value: Any, kind: type, name: str, path: Path) -> Any:

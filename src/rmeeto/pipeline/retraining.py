@@ -112,7 +112,7 @@ def carry_out(job: Job, *, watch: Watch) -> dict[str, Any]:
     student = dataclasses.replace(job.opened, model=merged_copy(unmerged, job.schedule, job.settings))
     require_run(student, unmerged, job.data, job.recipe, job.augment, job.output, job.spec)
     if processes.is_main and job.asked is not None:
-        keep_recipe(job.asked, job.output, job.spec)
+        keep_recipe(job.asked, job.output)
     validate = validation(job.data, watch)
     models = {"unmerged": unmerged, "merged": merged_copy(unmerged, job.schedule, job.settings)}
     if job.both_places:

@@ -81,7 +81,8 @@ class ScheduleSpec:
         if self.removals is not None:
             schedule = Schedule.from_json(self.removals)
         elif self.final is not None:
-            schedule = Schedule.ending_at(self.final, tokens, depth, every=self.every, phase=self.phase)
+            places: dict[str, Any] = {"every": self.every, "phase": self.phase, "protected": protected}
+            schedule = Schedule.ending_at(self.final, tokens, depth, **places)
         else:
             schedule = Schedule.constant(self.r, depth, every=self.every, phase=self.phase)
         try:

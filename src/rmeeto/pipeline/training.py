@@ -72,7 +72,7 @@ def pretrain(
     require_run(opened, None, opened_data, recipe, augment, output, spec)
     if processes.is_main:
         asked = {"model": model, "data": data, "recipe": recipe, "augment": augment}
-        keep_recipe(to_toml("pretrain", asked, command=typed()), output, spec)
+        keep_recipe(to_toml("pretrain", asked, command=typed()), output)
     watch.stage(_summary(opened, opened_data, recipe))
     run = run_training(opened, None, opened_data, recipe, augment, output, spec, watch=watch)
     if processes.is_main:
@@ -129,9 +129,9 @@ def _require_place(
         found.refuse_other(recipe, {"verb": found.about.get("verb"), **_about(opened, teacher, data, augment)})
 
 
-def keep_recipe(text: str, output: Path, spec: RunSpec) -> None:
+def keep_recipe(text: str, output: Path) -> None:
     """Write what was asked for as recipe.toml; a run that goes on keeps what began it."""
-    if spec.resume == "no" or not (output / KEPT).exists():
+    if not (Checkpoints(output / CHECKPOINTS).all() and (output / KEPT).exists()):
         write_text(output / KEPT, text)
 
 
@@ -167,7 +167,8 @@ def run_training(
     processes = Processes()
     about = _about(opened, teacher, data, augment)
     if processes.is_main and not Checkpoints(output / CHECKPOINTS).all():
-        (output / BAD_IMAGES).unlink(missing_ok=True)
+        for name in (BAD_IMAGES, FIRST_BATCH):  # of a run that ended before its first checkpoint
+            (output / name).unlink(missing_ok=True)
     data.bad.keep_in(output / BAD_IMAGES)
     if processes.is_main and not (output / FIRST_BATCH).exists():
         picture_first_batch(data, augment, recipe.seed, output / FIRST_BATCH)

@@ -20,6 +20,7 @@ import json
 import os
 import pickle
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Folders of checkpoints, newest first, whole or not."""
-        return sorted(self.folder.glob("epoch-*"), reverse=True)
+        return sorted(self.folder.glob("epoch-*"), key=lambda folder: _numbers(folder.name), reverse=True)
 
     def good(self) -> Path | None:
         """The newest one that was written while steps were taken, not skipped; None where there is none."""
@@ -218,7 +219,7 @@ class Checkpoints:
 
     def _remove_old(self, position: Position) -> None:
         """Newer ones are broken: this run fell back from them."""
-        folders = [folder for folder in self.all() if folder.name <= _name(position)]
+        folders = [folder for folder in self.all() if _numbers(folder.name) <= _numbers(_name(position))]
         kept = {folder.name for folder in folders[:2]}
         if position.best_epoch is not None:
             kept.add(_epoch_name(position.best_epoch))
@@ -353,8 +354,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _numbers(name: str) -> list[int]:
+    """What names are sorted by, as their positions are."""
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
 def _name(position: Position) -> str:
-    """Names sort as their positions do."""
     within = f"-step-{position.step:08d}" if position.epoch_steps else ""
     return _epoch_name(position.epoch) + within
 

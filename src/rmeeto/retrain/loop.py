@@ -171,15 +171,15 @@ class _Run:
         """Train epoch after epoch; each is saved before it is validated, so that validating can cost none."""
         while True:
             judging = validate is not None and len(position.judged_epochs) < len(position.epochs)
-            if position.finished and not judging:
-                return position
             if self.processes.any(self.stop.asked is not None):
                 raise self._stopped(position)
+            if position.finished and not judging:
+                return position
             if judging and validate is not None:
                 position = self._judge(position, validate)
             else:
                 position = self._epoch(position, validate)
-                self._save(position)
+                position = self._save(position)
             if not judging and validate is not None:
                 continue
             self.diary.epoch(position.epochs[-1], position.step)
@@ -222,10 +222,11 @@ class _Run:
 
     def _between(self, position: Position, meter: Meter, validate: Validate | None) -> None:
         """After a step within an epoch: validate, save, or leave, as is due."""
-        # Whether somebody asked is agreed on where losses are read: more often would make an accelerator wait.
-        asked = meter.is_read and self.processes.any(self.stop.asked is not None)
         validating = validate is not None and _due(self.spec.validate_every, meter.step)
-        if not (asked or validating or _due(self.spec.checkpoint_every, meter.step)):
+        due = validating or _due(self.spec.checkpoint_every, meter.step)
+        # Whether somebody asked is agreed on where losses are read: more often would make an accelerator wait.
+        asked = (due or meter.is_read) and self.processes.any(self.stop.asked is not None)
+        if not (asked or due):
             return
         with meter.paused():
             here = self._reached(position, meter)
@@ -317,7 +318,8 @@ class _Run:
             with self.stop.at_once():
                 return validate(model.eval())
 
-    def _save(self, position: Position) -> None:
+    def _save(self, position: Position) -> Position:
+        """The position with the time that it took until now, which its checkpoint knows."""
         self.held.refresh()
         weights = self.held.student.state_dict()
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
@@ -332,6 +334,7 @@ class _Run:
             ema = self.ema.module.state_dict() if self.ema is not None else None
             self.checkpoints.save(Contents(position, self.recipe, self.about, weights, ema, state))
         self.processes.wait()
+        return position
 
     def _new(self) -> Position:
         if self.processes.told(bool(self.checkpoints.all())):

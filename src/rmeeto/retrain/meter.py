@@ -116,9 +116,10 @@ class Meter:
         return self.waited / max(self._elapsed, 1e-9)
 
     @property
-    def loss(self) -> float:
-        """Mean loss of the epoch's steps that were read and taken."""
-        return self.total / max(1, self.steps - len(self.pending) - self.skipped)
+    def loss(self) -> float | None:
+        """Mean loss of the epoch's steps that were read and taken; None where there was none."""
+        taken = self.steps - len(self.pending) - self.skipped
+        return self.total / taken if taken else None
 
     @property
     def is_read(self) -> bool:

@@ -130,7 +130,7 @@ def progress_on(console: Console) -> Progress:
 
 def epoch_line(record: Epoch) -> str:
     """An epoch in words."""
-    parts = [f"epoch {record.epoch}", f"loss {record.loss:.4f}"]
+    parts = [f"epoch {record.epoch}", "no loss" if record.loss is None else f"loss {record.loss:.4f}"]
     if record.top1 is not None:
         parts.append(f"top-1 {record.top1:.2f}")
     if record.ema_top1 is not None:

@@ -103,7 +103,7 @@ class Recipe:
         """Refuse what cannot be, before anything is built."""
         for name in ("epochs", "batch_size", "accumulate", "lr_base_size"):
             self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number, 1 or more")
-        self._check("seed", _is_int(self.seed) and self.seed >= 0, "a whole number, 0 or more")
+        self._check("seed", _is_int(self.seed) and 0 <= self.seed < 2**31, "a whole number from 0 to 2**31 - 1")
         for name in ("warmup_epochs", "weight_decay", "distill_weight", "mixup", "cutmix"):
             self._check(name, _is_real(getattr(self, name)) and getattr(self, name) >= 0, "a number, 0 or more")
         for name in ("lr_base", "eps", "temperature"):

@@ -49,7 +49,9 @@ class StopRequests:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A request raises `Stopped` here: for parts that change nothing and take long."""
+        """A request, an earlier one as well, raises `Stopped` here: for what changes nothing and takes long."""
+        if self.asked is not None:
+            raise Stopped(self.asked)
         self._at_once = True
         try:
             yield

@@ -120,3 +120,17 @@ def test_a_split_of_the_sequence_counts_the_tokens_in_front(matcher, k, sources)
     assert sorted([*joined, *heads]) == sources
     assert not set(joined.values()) & set(sources)
     assert heads == sorted(heads)
+
+
+@pytest.mark.parametrize("matcher", sorted(MATCHERS))
+@pytest.mark.parametrize("split", ["patches", "sequence"])
+def test_features_that_are_no_numbers_are_still_a_plan(matcher, split):
+    """Of tokens that are there: the loss tells that something is wrong, and the step is skipped."""
+    for patches in (2, 3, 4, 7):
+        values = torch.full((1, patches + 1, 4), float("nan"))
+        tokens = Tokens(values, torch.zeros(1, 1, dtype=torch.int64), features=Features(values, delta=(values,)))
+        seen = Sight(tokens, patch_rows(tokens.places, patches + 1), Settings(feature="hidden", split=split))
+        most = patches // 2
+        plan = matcher_of(matcher)(seen, most)
+        assert int(plan.joined.max()) < seen.compared().shape[1]
+        assert int(plan.leaving.max()) < seen.compared().shape[1]

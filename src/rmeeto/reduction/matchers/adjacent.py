@@ -21,7 +21,7 @@ def plan(sight: Sight, r: int) -> Plan:
     beside = pairwise(rows[:, :-1], rows[:, 1:], sight.settings.similarity)
     beside = F.pad(beside, (1, 1), value=float("-inf"))
     before, after = beside[:, :-1][:, first::2], beside[:, 1:][:, first::2]
-    backward = before >= after
+    backward = (before >= after) | (after == float("-inf"))  # nobody stands behind the last, whatever is no number
     if sight.settings.rank > 1:
         backward = backward ^ (before.isfinite() & after.isfinite())
     best = torch.where(backward, before, after)
