@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,12 @@ def test_places_that_cannot_be_written(place: str, tmp_path: Path) -> None:
         records.write_bytes(tmp_path / place, b"data")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_names_that_are_no_utf_8_are_written_and_read(tmp_path: Path) -> None:
+    """As a file system hands out a name of an old archive."""
+    name = os.fsdecode(b"caf\xe9")
+    records.write_json(tmp_path / "a.json", {name: [name]})
+    assert records.read_json(tmp_path / "a.json") == {name: [name]}
+    records.write_text(tmp_path / "page.html", f"<p>{name}</p>")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "<p>caf\\udce9</p>"

@@ -9,7 +9,13 @@ from torch.nn.modules.module import _has_any_global_hook
 def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling a module means just what its class says."""
     own = module.__dict__
-    return type(module) is kind and not (own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
+    return type(module) is kind and not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+    )
 
 
 def is_watched() -> bool:

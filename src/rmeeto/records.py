@@ -246,10 +246,12 @@ def to_json(values: Any) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a text whole or not at all.
 
+    Names of files that are no UTF-8 (as old archives have them) are written with a backslash, as JSON and Python do.
+
     Raises:
         OutputError: the folder cannot be written or the disk is full.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -314,3 +314,21 @@ def test_help_is_light_and_shows_examples() -> None:
     for name in COMMANDS:
         assert ended.stdout.count(f"rmeeto {name} --") + ended.stdout.count(f" rmeeto {name} ") > 1
     assert ended.stdout.count("Examples:") == len(COMMANDS)
+
+
+def test_a_closed_output_ends_nothing(rmeeto_says: Callable[[str], Told], monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+        assert rmeeto_says("models").code == 0
+        monkeypatch.undo()
+
+
+def test_letters_that_the_output_lacks_are_spelt(
+    rmeeto_says: Callable[[str], Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", plain)
+    monkeypatch.setattr(door, "app", lambda *_, **__: 0 * sys.stdout.write("caf\u00e9\n"))
+    assert rmeeto_says("models").code == 0
+    plain.flush()
+    assert plain.buffer.getvalue() == b"caf\\xe9\n"

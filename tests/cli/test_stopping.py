@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto.cli.stopping import RESUMING, continuing
+from rmeeto.cli.stopping import RESUMING, _newest, continuing
 from rmeeto.retrain.progress import Lines
 
 from .conftest import Told
@@ -93,3 +93,13 @@ def test_a_signal_before_the_training_ends_as_well(
         f"rmeeto: {number.name} stopped the run; nothing was trained yet; continue with:",
         f"rmeeto {line} --resume auto",
     ]
+
+
+def test_the_newest_checkpoint_of_several_runs_is_named(tmp_path: Path) -> None:
+    for age, name in enumerate(
+        ["a/checkpoints/epoch-0002", "b/c/checkpoints/epoch-0001", "b/c/checkpoints/epoch-0000"]
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        os.utime(tmp_path / name, (1000 + age, 1000 + age))
+    assert _newest(tmp_path) == tmp_path / "b/c/checkpoints/epoch-0001"
+    assert _newest(tmp_path / "nothing") is None

@@ -208,3 +208,17 @@ def test_what_a_stream_cannot_do_is_told(spec: DataSpec, changes, words) -> None
 def test_the_size_of_what_is_no_stream_is_known(source: Path) -> None:
     with pytest.raises(DataError, match="knows how many images it has, so train_size 5 means nothing; use --train-lim"):
         open_data(DataSpec(str(source), train_size=5), INPUT)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"input_key": "picture"}, "has no column 'picture' among image, label; name one with --input-key"),
+        ({"target_key": "kind"}, "has no column 'kind' among image, label; name one with --target-key"),
+    ],
+)
+def test_a_table_without_the_column_is_told(source: Path, tmp_path: Path, asked, words) -> None:
+    pytest.importorskip("datasets")
+    spec = dataclasses.replace(FORMS["table"].make(source, tmp_path), **asked)
+    with pytest.raises(DataError, match=words):
+        open_data(spec, INPUT)

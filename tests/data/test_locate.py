@@ -154,6 +154,19 @@ def test_what_cannot_be_opened_is_named_in_one_line(data, split, words, tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_classes": 7}, "knows how many classes it has, so num_classes 7 means nothing"),
+        ({"input_key": "picture"}, "has no columns, so input_key 'picture' means nothing"),
+        ({"target_key": "kind"}, "has no columns, so target_key 'kind' means nothing"),
+    ],
+)
+def test_what_a_folder_does_not_need_is_refused(folder, asked, words):
+    with pytest.raises(DataError, match=words):
+        open_split(DataSpec(str(folder), **asked), "train")
+
+
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="needs the library 'datasets'"):

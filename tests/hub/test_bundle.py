@@ -321,3 +321,15 @@ def test_missing_parts(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
         load(tmp_path)
+
+
+def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(_model(), tmp_path / "run" / "model")
+    for inside in ("run/model", "run"):
+        monkeypatch.chdir(tmp_path / inside)
+        assert attached(load(".")) is not None
+    monkeypatch.chdir(tmp_path / "run" / "model")
+    assert attached(load("config.json")) is not None
+    (tmp_path / "run" / "model" / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"model folder empty holds no config\.json"):
+        load("empty")

@@ -139,3 +139,10 @@ def test_autocast_takes_what_it_casts(weights, images):
                 model(images)
         else:
             assert model(images).dtype is torch.bfloat16
+
+
+def test_shapes_without_values():
+    model = PatchEmbed(VimConfig(img_size=8, **SIZES)).to("meta")
+    assert model(torch.zeros(2, 1, 8, 8, device="meta")).shape == (2, 4, 3)
+    with pytest.raises(ShapeError, match=r"torch.float64 do not fit"):
+        model(torch.zeros(2, 1, 8, 8, dtype=torch.float64, device="meta"))

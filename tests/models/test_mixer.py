@@ -78,6 +78,16 @@ def test_hooks_are_called(name):
     assert [shape[:2] for shape in seen] == [(2, 10)]
 
 
+@pytest.mark.parametrize("name", ["norm", "mixer.in_proj", "mixer.out_proj", *(f"mixer.{n}" for n in INNER)])
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_hooks_of_gradients_are_called(name, register):
+    torch.manual_seed(0)
+    model, images, seen = Vim(CONFIG).eval(), torch.randn(2, 3, 12, 12), []
+    getattr(model.layers[1].get_submodule(name), register)(lambda *_: seen.append(1))
+    model(images).sum().backward()
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("name", ["x_proj", "dt_proj"])
 def test_a_bias_more_or_less_counts(name):
     torch.manual_seed(0)

@@ -224,6 +224,18 @@ def test_another_part_of_the_images_is_another_run(photos: DataSpec, tmp_path: P
         _pretrain(other, tmp_path, recipe=dataclasses.replace(RECIPE, epochs=1), spec=RunSpec(resume="auto"))
 
 
+def test_the_images_may_move_but_not_change(photos: DataSpec, tmp_path: Path) -> None:
+    once, twice = (dataclasses.replace(RECIPE, epochs=1), RunSpec(resume="auto"))
+    moved = dataclasses.replace(photos, data=str(shutil.copytree(photos.data, tmp_path / "elsewhere")))
+    _pretrain(photos, tmp_path / "run", recipe=once)
+    _pretrain(moved, tmp_path / "run", recipe=once, spec=twice)
+    with pytest.raises(CheckpointError, match=r"validation \('12 images, .*', '5 images, "):
+        _pretrain(dataclasses.replace(photos, val_limit=5), tmp_path / "run", recipe=once, spec=twice)
+    Path(moved.data, "train", "red", "0.png").rename(Path(moved.data, "train", "red", "another.png"))
+    with pytest.raises(CheckpointError, match=r"data \('24 images, .*', '24 images, "):
+        _pretrain(moved, tmp_path / "run", recipe=once, spec=twice)
+
+
 def test_a_run_that_kept_nothing_leaves_no_evidence(photos: DataSpec, tmp_path: Path) -> None:
     """It ended before its first checkpoint; what comes next in its folder is another run, resumed or not."""
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ which and what to do); 130 interrupted.
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import threading
 import warnings
@@ -49,6 +50,7 @@ _REFUSALS = {
 
 def main() -> None:
     """Run the command line."""
+    _open_streams()
     threading.excepthook = _tell_thread_fault
     warnings.showwarning = _tell_warning
     keep_freed_memory()
@@ -66,6 +68,23 @@ def main() -> None:
     if code == _INTERRUPTED:
         sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume auto continues a training run\n")
     sys.exit(code)
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes what nobody reads."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _open_streams() -> None:
+    """Let nothing that is printed end a command: a closed stream, or an encoding that lacks a letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, _Nowhere())
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _tell_warning(message: Any, category: type[Warning], *where: Any, **how: Any) -> None:

@@ -36,9 +36,7 @@ def resumable(output: Path, *more: str, as_json: bool = False) -> Iterator[None]
             yield
     except Stopped as stopped:
         if is_main():
-            from rmeeto.retrain.loop import CHECKPOINTS, Checkpoints
-
-            saved = stopped.checkpoint or next(iter(Checkpoints(output / CHECKPOINTS).all()), None)
+            saved = stopped.checkpoint or _newest(output)
             where = f"saved in {saved}" if saved else "nothing was trained yet"
             again = continuing(sys.argv[1:], more)
             sys.stderr.write(f"rmeeto: {stopped}; {where}; continue with:\n{again}\n")
@@ -47,6 +45,14 @@ def resumable(output: Path, *more: str, as_json: bool = False) -> Iterator[None]
                 record = {"stopped": stopped.signal, "step": stopped.step, "checkpoint": place, "continue": again}
                 show("", record, as_json=True)
         raise typer.Exit(0) from None
+
+
+def _newest(output: Path) -> Path | None:
+    """The checkpoint that was written last, of a run or of the runs in folders below."""
+    from rmeeto.retrain.loop import CHECKPOINTS, Checkpoints
+
+    newest = [folder for run in output.rglob(CHECKPOINTS) for folder in Checkpoints(run).all()[:1]]
+    return max(newest, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def is_main() -> bool:

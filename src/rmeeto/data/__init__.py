@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rmeeto.data.bad_images import BAD_IMAGES, BadImages
     from rmeeto.data.demo_set import DEMO_INPUT
     from rmeeto.data.embedded import DEMO_MODEL, DEMO_TAG, demo_model
+    from rmeeto.data.identity import identity_of
     from rmeeto.data.images import ImageSet
     from rmeeto.data.loaders import Batches, Data, Validation, open_data, open_validation
     from rmeeto.data.opening import open_split
@@ -40,6 +41,7 @@ _HOMES = {
     "Share": "rmeeto.data.spec",
     "Validation": "rmeeto.data.loaders",
     "demo_model": "rmeeto.data.embedded",
+    "identity_of": "rmeeto.data.identity",
     "open_data": "rmeeto.data.loaders",
     "open_split": "rmeeto.data.opening",
     "open_validation": "rmeeto.data.loaders",
@@ -61,6 +63,7 @@ __all__ = [
     "Share",
     "Validation",
     "demo_model",
+    "identity_of",
     "open_data",
     "open_split",
     "open_validation",

@@ -198,7 +198,7 @@ class TorchImages(ImageSet):
         """Path of one image, or its number in a set that has none."""
         place = self._indices[index]
         samples = getattr(self._pairs, "samples", None) or getattr(self._pairs, "imgs", None)
-        return str(place if samples is None else samples[place][0])
+        return str(place if samples is None else os.path.relpath(samples[place][0], self._pairs.root))
 
     def part(self, indices: Sequence[int]) -> TorchImages:
         """The images at these places, as a set."""

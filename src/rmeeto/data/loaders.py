@@ -166,6 +166,7 @@ def _difference(train: ImageSet, val: ImageSet) -> str:
     odd = sorted(set(train.class_names) ^ set(val.class_names))
     shown = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "") if odd else "their order"
     return (
-        f"{val.name} (validation) has {len(val.class_names)} classes and {train.name} (training) has "
+        f"{val.name.removesuffix(' (validation)')} (validation) has {len(val.class_names)} classes and "
+        f"{train.name} (training) has "
         f"{len(train.class_names)}; they differ in {shown}; give both the same class folders"
     )

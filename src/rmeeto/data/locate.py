@@ -91,12 +91,25 @@ def open_source(source: Source, spec: DataSpec) -> Any:
     try:
         if source.reader in _TORCH_FOLDERS:
             return VisibleFolder(source.root or "")
-        return create_dataset(
+        opened = create_dataset(
             source.reader, root=source.root, split=source.split, search_split=False, download=False, **keys
         )
     except (OSError, RuntimeError, AssertionError, ValueError, TarError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise DataError(f"data {source.spelling} cannot be opened ({reason}); {_cure(source)}") from None
+    if keys:
+        _require_columns(opened.reader.dataset, source, spec)
+    return opened
+
+
+def _require_columns(table: Any, source: Source, spec: DataSpec) -> None:
+    """The reader finds out late that a column is missing: it makes one of images itself, all of them None."""
+    image, label = spec.input_key or "image", spec.target_key or "label"
+    first = table[0] if len(table) else {}
+    others = ", ".join(name for name in table.column_names if first.get(name) is not None)
+    for column, option in ((image, "--input-key"), (label.split("/")[0], "--target-key")):
+        if len(table) and first.get(column) is None:
+            raise DataError(f"data {source.spelling} has no column {column!r} among {others}; name one with {option}")
 
 
 def _cure(source: Source) -> str:

@@ -153,9 +153,8 @@ def bundle_folder(path: Path | str) -> Path:
         WeightsError: there is none.
     """
     path = Path(path)
-    for folder in (path, path / _INSIDE_RUN, path.parent):
-        inside = folder != path.parent or path.is_file()
-        if inside and (folder / CONFIG).is_file():
+    for folder in (path.parent,) if path.is_file() else (path, path / _INSIDE_RUN):
+        if (folder / CONFIG).is_file():
             return folder
     found = "holds no config.json" if path.exists() else "does not exist"
     raise WeightsError(

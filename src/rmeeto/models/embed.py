@@ -46,11 +46,14 @@ class PatchEmbed(nn.Module):
                 "model with the img_size, in_chans and num_frames of yours"
             )
         kind = getattr(self.proj, "weight", images).dtype  # somebody's own projection may have none
-        cast = images.dtype in _CAST and torch.is_autocast_enabled(images.device.type)
-        if images.dtype != kind and not cast:
+        if images.dtype != kind and not (images.dtype in _CAST and _casts(images.device.type)):
             cure = f"call .to({kind})" if images.is_floating_point() else "scale and normalise their bytes first"
             raise ShapeError(f"images of {images.dtype} do not fit a model with weights of {kind}; {cure}")
         return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def _casts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _projection(config: VimConfig) -> nn.Conv2d | nn.Conv3d:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rmeeto.data import BAD_IMAGES, Augment, BadImages, Data, DataSpec, Share, open_data
+from rmeeto.data import BAD_IMAGES, Augment, BadImages, Data, DataSpec, Share, identity_of, open_data
 from rmeeto.errors import DataError, OutputError, SettingsError
 from rmeeto.evaluate import accuracy, environment
 from rmeeto.hub import load_weights, read_weights, save_bundle
@@ -265,8 +265,8 @@ def _about(opened: Opened, teacher: nn.Module | None, data: Data, augment: Augme
         "schedule": list(attachment[0].removals) if attachment else None,
         "reduction": attachment[1].to_dict() if attachment else None,
         "teacher": None if teacher is None else _fingerprint(teacher),
-        "data": data.spec.data,
-        "images": len(data.train),
+        "data": identity_of(data.train),
+        "validation": identity_of(data.val),
         "classes": list(data.class_names),
         **_subset(data.spec),
         "augment": augment.to_dict(),

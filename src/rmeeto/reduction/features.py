@@ -22,8 +22,8 @@ def compared(tokens: Tokens, feature: Feature) -> Tensor:
         return value
     if not value:
         raise SettingsError(
-            f"feature {feature!r} is not known for these tokens; put the reducer behind a block that sets it, "
-            "or compare feature='hidden'"
+            f"feature {feature!r} is not known for these tokens; put the reducer behind a block that sets it, or "
+            "compare feature='x', which all have"
         )
     return sum(value[1:], start=value[0]) / len(value)
 

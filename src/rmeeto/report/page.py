@@ -130,7 +130,7 @@ def _tiles(result: Mapping[str, Any]) -> str:
     change = [words.figure(stage.number("top1")) for stage in (first, last) if stage]
     tiles = [
         ("Speed-up", ratio and f"{ratio:.2f}x", between and f"{between[0]:.2f} to {between[1]:.2f} in 80 % of runs"),
-        ("Top-1 accuracy", None if lost is None else f"{-lost:+.1f} points", " to ".join(change) + " %"),
+        ("Top-1 accuracy", None if lost is None else f"{0.0 - round(lost, 1):+.1f} points", " to ".join(change) + " %"),
         ("Token-layers gone", None if gone is None else f"{100 * gone:.0f} %", "share of the tokens over all blocks"),
         ("Re-training", None if seconds is None else words.duration(seconds), _seen(result)),
     ]  # fmt: skip
