@@ -108,7 +108,8 @@ def _line(error: Any) -> str | None:
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "rmeeto"
-        return " ".join(f"{error.format_message().rstrip('. ')}. See `{command} --help`.".split())
+        said = error.format_message().strip()
+        return " ".join(f"{said}{'' if said[-1:] in '.?!' else '.'} See `{command} --help`.".split())
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         cure = _REFUSALS.get(error.errno or 0)
