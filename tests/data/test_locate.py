@@ -58,14 +58,24 @@ def test_another_part_is_never_taken_for_the_one_that_was_named(tmp_path, held, 
     ("data", "asked", "split", "part"),
     [
         ("demo", {"train_split": "trian"}, "train", "trian"),
-        ("demo", {"val_split": "train"}, "val", "train"),
+        ("demo", {"val_split": "holdout"}, "val", "holdout"),
         ("torch/mnist:sets", {"train_split": "Train"}, "train", "Train"),
         ("torch/QMNIST:sets", {"val_split": "tset"}, "val", "tset"),
     ],
 )
 def test_sets_of_two_halves_have_no_third(data, asked, split, part):
-    with pytest.raises(DataError, match=f"data {data} has no {split} part '{part}'; it has train and test"):
+    with pytest.raises(DataError, match=f"data {data} has no part '{part}'; it has train and test: leave --{split}"):
         locate(DataSpec(data, **asked), split)
+
+
+@pytest.mark.parametrize("form", ["{}", "torch/folder:{}"])
+def test_training_images_may_be_evaluated(folder, form):
+    spec = DataSpec(form.format(folder), val_split="train")
+    assert [len(open_split(spec, split)) for split in ("train", "val")] == [15, 15]
+    assert locate(DataSpec("torch/mnist:sets", val_split="train"), "val").split == "train"
+    demo = DataSpec(val_split="train", val_limit=7, train_limit=7)
+    assert locate(demo, "val") == Source("demo", "demo", None, "train")
+    assert locate(DataSpec(val_split="test"), "val") == locate(DataSpec(), "val")
 
 
 @pytest.mark.parametrize("name", ["test", "val", "train"])

@@ -51,7 +51,8 @@ def _newest(output: Path) -> Path | None:
     """The checkpoint that was written last, of a run or of the runs in folders below."""
     from rmeeto.retrain.loop import CHECKPOINTS, Checkpoints
 
-    newest = [folder for run in output.rglob(CHECKPOINTS) for folder in Checkpoints(run).all()[:1]]
+    runs = [output / CHECKPOINTS] if (output / CHECKPOINTS).exists() else output.rglob(CHECKPOINTS)
+    newest = [folder for run in runs for folder in Checkpoints(run).all()[:1]]
     return max(newest, key=lambda folder: folder.stat().st_mtime, default=None)
 
 

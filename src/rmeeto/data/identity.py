@@ -10,7 +10,7 @@ _ASKED = 4096  # of the names of a large set, evenly spread
 
 
 def identity_of(images: ImageSet) -> str:
-    """ "24 images, blue/0.png to red/7.png, 5f3a1c77": number, first and last name, and a digest.
+    """Number, first and last name, and a digest: 24 images, blue/0.png to red/7.png, 5f3a1c77.
 
     Of files the digest is of names within the set and of labels, of up to 4096 images; of images in memory it is of
     them; of a stream, which is not read for it, of what the user called it.

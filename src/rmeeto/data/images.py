@@ -219,7 +219,7 @@ def open_numbered(source: Source, spec: DataSpec, split: Split) -> ImageSet:
 
 def _open(source: Source, spec: DataSpec, split: Split) -> ImageSet:
     if source.reader == "demo":
-        return ArrayImages("demo", DEMO_CLASSES, *demo_arrays(split))
+        return ArrayImages("demo", DEMO_CLASSES, *demo_arrays("train" if source.split == "train" else "val"))
     if source.reader == "wds":
         return FileImages(source.name, ShardReader(find_shards(Path(source.root or ""), source.split, split)))
     if not source.reader and split == "val" and is_flat(Path(source.root or "")):

@@ -64,8 +64,7 @@ def locate(spec: DataSpec, split: Split) -> Source:
     spelling = spec.val_data if separate and spec.val_data else spec.data
     asked = spec.train_split if split == "train" else spec.val_split
     if spelling == "demo":
-        _require_usual(spelling, split, asked)
-        return Source(spelling, "demo", None, split)
+        return Source(spelling, "demo", None, _half(spelling, split, asked))
     prefix = spelling.partition("/")[0].lower()
     if prefix == "tfds" and not Path(spelling).exists():
         raise DataError(f"data {spelling!r} needs TensorFlow, which is not read here; most such sets are in hfds/ too")
@@ -130,17 +129,17 @@ def _named(spelling: str, prefix: str, split: Split, asked: str | None, *, separ
         place = _part_of_folder(_existing(root), split, asked, separate=separate)
         return Source(spelling, name.lower(), str(place), part)
     if name.lower() in _TORCH_HALVES:
-        _require_usual(spelling, split, asked)
+        _half(spelling, split, asked)
     return Source(spelling, name, root or None, part)
 
 
-def _require_usual(spelling: str, split: Split, asked: str | None) -> None:
-    """A set of two halves: what is not called training would be the other one, whatever was meant."""
-    usual = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
-    if asked and asked not in usual:
-        raise DataError(
-            f"data {spelling} has no {split} part {asked!r}; it has train and test: leave --{split}-split out"
-        )
+def _half(spelling: str, split: Split, asked: str | None) -> Split:
+    """Which part of a set that has two: what is not called training would be the other one, whatever was meant."""
+    if not asked:
+        return split
+    if asked not in (*TRAIN_FOLDERS, *VAL_FOLDERS):
+        raise DataError(f"data {spelling} has no part {asked!r}; it has train and test: leave --{split}-split out")
+    return "train" if asked in TRAIN_FOLDERS else "val"
 
 
 def _shards(spelling: str, split: str) -> Source:

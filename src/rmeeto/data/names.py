@@ -12,11 +12,10 @@ def names_of(split: str, asked: str | None) -> tuple[str, ...]:
 
     Args:
         split: "train" or "val".
-        asked: the user's own name of it; None and the default are no wish.
+        asked: the user's own name of it; None, and of training the default, are no wish.
     """
-    if asked and asked != DEFAULT_TRAIN:
-        return (asked,)
-    return TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    usual = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
+    return usual if not asked or (asked == DEFAULT_TRAIN and split == "train") else (asked,)
 
 
 def is_hidden(path: str) -> bool:
