@@ -6,14 +6,14 @@ import hashlib
 
 from rmeeto.data.images import ArrayImages, FileImages, ImageSet, TorchImages
 
-_ASKED = 4096  # of the names of a large set, evenly spread
+_ASKED = 512  # of the names of a large set, evenly spread: a table reads an image for each
 
 
 def identity_of(images: ImageSet) -> str:
     """Number, first and last name, and a digest: 24 images, blue/0.png to red/7.png, 5f3a1c77.
 
-    Of files the digest is of names within the set and of labels, of up to 4096 images; of images in memory it is of
-    them; of a stream, which is not read for it, of what the user called it.
+    Of files the digest is of all labels and up to 512 names within the set; of images in memory it is of them and
+    their labels. A stream, which is not read for it, is what the user called it.
     """
     digest, count = hashlib.sha256(), len(images)
     if isinstance(images, ArrayImages):
@@ -26,5 +26,5 @@ def identity_of(images: ImageSet) -> str:
     names[count - 1] = images.filename(count - 1)
     labels = images.targets() if isinstance(images, FileImages) else ()
     digest.update("\0".join(names.values()).encode("utf-8", errors="surrogateescape"))
-    digest.update(",".join(str(int(labels[place])) for place in names if labels).encode())
+    digest.update(",".join(str(int(label)) for label in labels).encode())
     return f"{count} images, {names[0]} to {names[count - 1]}, {digest.hexdigest()[:8]}"
