@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
+from rmeeto._numbers import is_whole
 from rmeeto.errors import ScheduleError
 
 Phase = Literal["even", "odd"]
@@ -35,7 +35,7 @@ class Schedule:
         if not self.removals:
             raise ScheduleError("an empty schedule fits no model; give one number per block, such as 0,5,0,5")
         for block, removal in enumerate(self.removals):
-            if not _is_whole(removal) or removal < 0:
+            if not is_whole(removal) or removal < 0:
                 raise ScheduleError(
                     f"removal {removal!r} after block {block} is not a number of tokens; give an integer of 0 or more"
                 )
@@ -75,7 +75,7 @@ class Schedule:
             ScheduleError: `final` is no integer, or cannot be reached, because it is more than there are or the merges
                 are too few.
         """
-        if not _is_whole(final):
+        if not is_whole(final):
             raise ScheduleError(f"final length {final!r} is not a number of tokens; give an integer")
         if not protected <= final <= tokens:
             raise ScheduleError(
@@ -141,7 +141,7 @@ class Schedule:
         Raises:
             ScheduleError: there is no token.
         """
-        if not _is_whole(tokens) or tokens < 1:
+        if not is_whole(tokens) or tokens < 1:
             raise ScheduleError(f"tokens {tokens!r} is not a model's number of tokens; give an integer, 1 or more")
         return 1.0 - sum(self.lengths(tokens, protected=protected)) / (self.depth * tokens)
 
@@ -201,8 +201,3 @@ def _merging(depth: int, every: int, phase: Phase) -> Sequence[bool]:
         raise ScheduleError(f"phase {phase!r} is unknown; use 'even' or 'odd'")
     shift = 0 if phase == "even" else 1
     return [i + 1 < depth and (i + 1 + shift) % every == 0 for i in range(depth)]
-
-
-def _is_whole(number: object) -> bool:
-    """Whether it counts something: an integer of any library, and no truth value."""
-    return isinstance(number, Integral) and not isinstance(number, bool)

@@ -19,6 +19,7 @@ from rmeeto.data.demo_set import DEMO_CLASSES, demo_arrays
 from rmeeto.data.imagenet import is_flat, open_flat
 from rmeeto.data.locate import Source, locate, open_source
 from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS
+from rmeeto.data.readers import numbers_of, targets_of
 from rmeeto.data.shards import ShardReader, find_shards
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.data.subset import subset
@@ -129,7 +130,7 @@ class FileImages(ImageSet):
 
     def targets(self) -> list[int]:
         """Label of every image."""
-        every = _targets(self._reader)
+        every = targets_of(self._reader)
         return [every[place] for place in self._indices]
 
     def part(self, indices: Sequence[int]) -> FileImages:
@@ -271,18 +272,10 @@ def _close_tar(reader: Any) -> None:
 
 
 def _class_names(reader: Any) -> tuple[str, ...]:
-    """timm's readers know classes as name -> label; a table of a hub may know no names."""
-    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-    if numbers:
+    """A table of a hub may know no names."""
+    if numbers := numbers_of(reader):
         return tuple(sorted(numbers, key=numbers.__getitem__))
-    labels = set(_targets(reader))
+    labels = set(targets_of(reader))
     if not all(isinstance(label, int) for label in labels):
         raise DataError(f"labels such as {next(iter(labels))!r} are no class numbers; name a set of integer labels")
     return tuple(str(label) for label in range(max(labels) + 1))
-
-
-def _targets(reader: Any) -> Sequence[int]:
-    """timm's readers keep labels in three ways."""
-    if hasattr(reader, "iter_targets"):
-        return list(reader.iter_targets())
-    return reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]

@@ -11,7 +11,7 @@ from typing import Any
 from timm.data import create_dataset
 from timm.data.readers.img_extensions import IMG_EXTENSIONS
 
-from rmeeto.data.names import TRAIN_FOLDERS, VAL_FOLDERS, is_hidden, names_of
+from rmeeto.data.names import PART_FOLDERS, TRAIN_FOLDERS, is_hidden, names_of
 from rmeeto.data.spec import DataSpec, Split
 from rmeeto.data.visible import VisibleFolder
 from rmeeto.errors import DataError
@@ -137,7 +137,7 @@ def _half(spelling: str, split: Split, asked: str | None) -> Split:
     """Which part of a set that has two: what is not called training would be the other one, whatever was meant."""
     if not asked:
         return split
-    if asked not in (*TRAIN_FOLDERS, *VAL_FOLDERS):
+    if asked not in PART_FOLDERS:
         raise DataError(f"data {spelling} has no part {asked!r}; it has train and test: leave --{split}-split out")
     return "train" if asked in TRAIN_FOLDERS else "val"
 
@@ -180,12 +180,11 @@ def _part_of_folder(root: Path, split: Split, asked: str | None, *, separate: bo
         for name in names:
             if (root / place / name).is_dir() and not _is_class(root / place / name):
                 return root / place / name
-    usual = TRAIN_FOLDERS if split == "train" else VAL_FOLDERS
-    if asked in (None, *usual) and (handed_out := root / f"ILSVRC2012_img_{split}.tar").is_file():
+    if asked in (None, *names_of(split, None)) and (handed_out := root / f"ILSVRC2012_img_{split}.tar").is_file():
         return handed_out
     if names == (asked,):
         raise DataError(f"folder {root} has no part {asked}/; name another with --{split}-split, or leave it out")
-    parts = (root / name for name in (*TRAIN_FOLDERS, *VAL_FOLDERS))
+    parts = (root / name for name in PART_FOLDERS)
     others = [part.name for part in parts if part.is_dir() and not _is_class(part)]
     if split == "val" and not separate:
         raise DataError(
@@ -201,5 +200,5 @@ def _is_class(folder: Path) -> bool:
     if any(path.is_dir() for path in folder.iterdir()):
         return False
     beside = (path for path in folder.parent.iterdir() if path.is_dir() and not is_hidden(path.name))
-    classes = (path for path in beside if path.name not in (*TRAIN_FOLDERS, *VAL_FOLDERS))
+    classes = (path for path in beside if path.name not in PART_FOLDERS)
     return any(path.suffix.lower() in IMG_EXTENSIONS for each in classes for path in each.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 DEFAULT_TRAIN = "train"
 TRAIN_FOLDERS = (DEFAULT_TRAIN, "training")
 VAL_FOLDERS = ("validation", "val", "valid", "eval", "evaluation", "test")
+PART_FOLDERS = (*TRAIN_FOLDERS, *VAL_FOLDERS)
 
 
 def names_of(split: str, asked: str | None) -> tuple[str, ...]:

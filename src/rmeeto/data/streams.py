@@ -79,8 +79,10 @@ class HubStream(Stream):
         """One pass over the part of one process."""
         from datasets.distributed import split_dataset_by_node
 
-        rows: Iterable[Any] = _every(iter(self._table), share)
-        if order is not None:
+        rows: Iterable[Any]
+        if order is None:
+            rows = _every(iter(self._table), share)
+        else:
             rows = _shuffled_table(self._table, seed_of(*order))
             if share.count > 1:
                 rows = split_dataset_by_node(rows, rank=share.index, world_size=share.count)

@@ -8,6 +8,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from rmeeto.data.names import is_hidden
+from rmeeto.data.readers import numbers_of, targets_of
 from rmeeto.errors import DataError
 
 
@@ -37,13 +38,12 @@ class VisibleReader:
 
     def __init__(self, reader: Any, places: list[int]) -> None:
         self._reader, self._places = reader, places
-        every = reader.targets if hasattr(reader, "targets") else [label for _, label in reader.samples]
-        before = reader.class_to_idx if hasattr(reader, "class_to_idx") else reader.class_name_to_idx
+        every, before = targets_of(reader), numbers_of(reader) or {}
         labels = {int(every[place]) for place in places}
         names = sorted((name for name, label in before.items() if label in labels), key=before.__getitem__)
         self.class_to_idx = {name: label for label, name in enumerate(names)}
-        self._new = {int(before[name]): label for name, label in self.class_to_idx.items()}
-        self.targets = [self._new[int(every[place])] for place in places]
+        new = {int(before[name]): label for name, label in self.class_to_idx.items()}
+        self.targets = [new[int(every[place])] for place in places]
 
     @property
     def tar_state(self) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from rmeeto._numbers import is_whole
 from rmeeto.errors import SettingsError, ShapeError
 
 ClassTokenPlace = Literal["middle", "first"]
@@ -29,15 +30,11 @@ _LEAST = {
     "num_classes": 0,
 }
 _OPTIONAL = ("num_frames", "stride", "dt_rank")
+_NO_SIZE = "is not a size; give an integer, 1 or more"
 _LEAST_SAYS = {
-    "a size": "is not a size; give an integer, 1 or more",
     "num_frames": "is no video; give an integer, 1 or more, or None for an image",
     "num_classes": "is no number of classes; give an integer, 1 or more, or 0 for no head",
 }
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -94,16 +91,16 @@ class VimConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if _is_whole(self.img_size):
+        if is_whole(self.img_size):
             object.__setattr__(self, "img_size", (self.img_size, self.img_size))
         size = self.img_size
-        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2 or not all(map(_is_whole, size)):
+        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2 or not all(map(is_whole, size)):
             raise SettingsError(f"img_size = {size!r} is no size; give the side of a square, or (height, width)")
         object.__setattr__(self, "img_size", tuple(map(int, size)))
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not (_is_whole(value) and value >= least) and not (value is None and name in _OPTIONAL):
-                raise SettingsError(f"{name} = {value!r} {_LEAST_SAYS.get(name, _LEAST_SAYS['a size'])}")
+            if not (is_whole(value) and value >= least) and not (value is None and name in _OPTIONAL):
+                raise SettingsError(f"{name} = {value!r} {_LEAST_SAYS.get(name, _NO_SIZE)}")
             object.__setattr__(self, name, None if value is None else int(value))  # numpy's numbers are no JSON
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
