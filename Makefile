@@ -24,7 +24,7 @@ demo: install  ## merge, re-train and measure the embedded Vision Mamba; results
 SHAPED := rmeeto.tokens,rmeeto.reduction,rmeeto.models.embed,rmeeto.models.intermediates,rmeeto.models.mixer,rmeeto.models.stack,rmeeto.models.vim,rmeeto.models.timm_vit
 
 test: install  ## all tests, and the golden ones again with shapes and types checked at run time
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 	$(BIN)/python -m pytest -q tests/golden --jaxtyping-packages=$(SHAPED),beartype.beartype
 
 soak: install  ## kill, stop, fill, cut: long trials that training loses nothing (root for two hosts and full disks)
