@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
+from rmeeto.errors import BackendError
 from rmeeto.models import Vim, VimConfig
-from rmeeto.ops import SlowPathWarning, backends, use_backend
+from rmeeto.ops import SlowPathWarning, backends, native_info, use_backend
 from rmeeto.reduction import attach
 from rmeeto.schedule import Schedule
 
@@ -99,3 +100,23 @@ def test_gradients_by_torch_func(removals, monkeypatch):
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(whole[name], parameter.grad)
         torch.testing.assert_close(each[name].sum(0), parameter.grad)
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["blocks", "layers"])
+@pytest.mark.parametrize("removals", [None, REMOVED])
+def test_second_derivatives_are_the_references_or_none(removals, watched):
+    model = model_of(removals).train()
+    if watched:
+        model.layers[0].mixer.in_proj.register_forward_hook(lambda *_: None)
+    images = torch.randn(8, 3, 12, 12, requires_grad=True)
+
+    def penalty():
+        (slope,) = torch.autograd.grad(model(images).sum(), images, create_graph=True)
+        return slope.square().sum()
+
+    if native_info() is not None:
+        with pytest.raises(BackendError, match=r"first derivatives only; compute under .*use_backend\('reference'\)"):
+            penalty().backward()
+    with use_backend("reference"):
+        penalty().backward()
+    assert model.layers[0].mixer.in_proj.weight.grad.abs().sum() > 0

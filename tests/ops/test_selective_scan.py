@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmeeto.errors import ShapeError
+from rmeeto.errors import BackendError, ShapeError
 from rmeeto.ops import instruction_sets, native_info, selective_scan, use_backend, use_instruction_set
 from rmeeto.ops.selective_scan.cost import scan_flops
 
@@ -211,13 +212,24 @@ def test_only_wanted_gradients_are_made(backend: str) -> None:
 
 
 @on_each
-def test_differentiating_twice_is_refused(backend: str) -> None:
+@pytest.mark.parametrize("penalty", [Tensor.sum, lambda y: y.square().sum()], ids=["constant", "not constant"])
+@pytest.mark.parametrize("name", ["u", "delta"])
+def test_differentiating_twice_is_refused(name: str, penalty: Callable[[Tensor], Tensor], backend: str) -> None:
     values = moved(make(1, 5, 4, 2), backend)
-    u = values.pop("u").requires_grad_()
-    y = selective_scan(u, **values, backend=backend)
-    (du,) = torch.autograd.grad(y.square().sum(), u, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        du.sum().backward()
+    values |= {each: values[each].requires_grad_() for each in ("u", "delta")}
+    first = penalty(selective_scan(**values, backend=backend))
+    (du,) = torch.autograd.grad(first, values["u"], create_graph=True)
+    with pytest.raises(BackendError, match=r"first derivatives only; compute under .*use_backend"):
+        torch.autograd.grad(du.square().sum() + first, values[name])
+
+
+@on_each
+def test_a_gradient_with_a_graph_is_the_gradient(backend: str) -> None:
+    values = moved(make(2, 18, 9, 4), backend)
+    leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
+    y = selective_scan(**leaves, backend=backend).sum()
+    with_graph = torch.autograd.grad(y, [*leaves.values()], create_graph=True)
+    assert all(map(torch.equal, torch.autograd.grad(y, [*leaves.values()]), with_graph))
 
 
 @on_each

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+from rmeeto.errors import BackendError
 
 LIBRARY = torch.library.Library("rmeeto", "FRAGMENT")
 Kernel: TypeAlias = Callable[..., Any]
@@ -122,6 +125,39 @@ def is_direct(arguments: Iterable[object]) -> bool:
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd has to remember this call."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, and what they were made of, through which nothing comes back."""
+
+    @staticmethod
+    def forward(_ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:count]
+
+    @staticmethod
+    def backward(_ctx: Any, *_: Any) -> tuple[None, ...]:
+        raise BackendError(
+            "a gradient of a kernel's gradient was asked for, and kernels have first derivatives only; "
+            "compute under rmeeto.ops.use_backend('reference')"
+        )
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward pass of an autograd function whose gradients cannot be differentiated again.
+
+    Torch's own decorator costs 20 microseconds a call, and where the incoming gradient is a constant, as that of a sum
+    is, it lets second derivatives be lost without a word. Here they raise BackendError, and they alone.
+    """
+
+    @wraps(backward)
+    def run(ctx: Any, *gradients: Tensor | None) -> Any:
+        if not torch.is_grad_enabled():  # nobody asked for more: not create_graph
+            return backward(ctx, *gradients)
+        with torch.no_grad():
+            made = backward(ctx, *gradients)
+        return _Once.apply(len(made), *made, *gradients, *ctx.saved_tensors)
+
+    return run
 
 
 def on_gpu(module: str, name: str) -> Kernel:

@@ -32,7 +32,7 @@ def bimamba(
     be looked at. b images, n tokens, e channels, s states per channel, R the rank of delta; no units.
 
     The native form keeps no delta, gates both directions at once and sums them in the cache. Results do not depend on
-    the number of threads beyond what the library of matrix products does. It cannot be differentiated twice.
+    the number of threads beyond what the library of matrix products does. A second derivative raises BackendError.
 
     backend: "native", "triton", "reference" or "auto" (None: as `use_backend` says). Without native kernels, and so on
     every GPU, the op is composed of `causal_conv`, matrix products and `selective_scan`, each by its own best backend.

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op
+from rmeeto.ops._op import Op, once_differentiable
 from rmeeto.ops._products import times_transposed, weight_gradient
 from rmeeto.ops._structs import ConvBackward, ConvForward, ScanBackward, ScanFlags, ScanForward, ScanInputs, run
 from rmeeto.ops._tensors import dense, rows, states_shape

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
-from rmeeto.ops._op import Op, wants_gradient
+from rmeeto.ops._op import Op, once_differentiable, wants_gradient
 from rmeeto.ops._structs import BipartiteMerge, MergeCall, run
 from rmeeto.ops.backends import KINDS
 from rmeeto.ops.bipartite_merge import cost

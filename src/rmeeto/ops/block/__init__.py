@@ -74,9 +74,9 @@ def block(
 
     The native form is for float32 on a CPU: one image at a time stays in the caches from its norm to the sum, and
     Python is asked once. For gradients, where every thread has two shares of the batch or more, it keeps the states at
-    the start of every 16 tokens and computes all else again; it cannot be differentiated twice, and (dt, B, C) is there
-    to be looked at. Where it cannot run, the op is composed of `rms_norm`, `linear` and `bimamba`, each by its own best
-    backend. Results and gradients do not depend on the number of threads, results not on the other images.
+    the start of every 16 tokens and computes all else again; a second derivative raises BackendError, and (dt, B, C)
+    is there to be looked at. Where it cannot run, the op is composed of `rms_norm`, `linear` and `bimamba`, each by its
+    own best backend. Results and gradients do not depend on the number of threads, results not on the other images.
 
     backend: "native", "reference" or "auto" (None: as `use_backend` says).
     Raises ShapeError where shapes do not fit and BackendError where "native" cannot run.

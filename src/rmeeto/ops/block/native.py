@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.autograd.function import once_differentiable
 
 from rmeeto.ops import _library
-from rmeeto.ops._op import Op, wants_gradient
+from rmeeto.ops._op import Op, once_differentiable, wants_gradient
 from rmeeto.ops._tensors import states_shape
 from rmeeto.ops.bimamba.native import fits as taps_fit
 from rmeeto.ops.bimamba.reference import Direction

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op, on_gpu
+from rmeeto.ops._op import Op, on_gpu, once_differentiable
 from rmeeto.ops.causal_conv import cost, native
 
 op = Op("causal_conv", "(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor")

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op
+from rmeeto.ops._op import Op, once_differentiable
 from rmeeto.ops._products import available, times_transposed, weight_gradient
 
 op = Op("linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

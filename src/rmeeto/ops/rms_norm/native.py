@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op
+from rmeeto.ops._op import Op, once_differentiable
 from rmeeto.ops._structs import NormBackward, NormForward, run
 
 op = Op("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor")

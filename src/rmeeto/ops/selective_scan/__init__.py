@@ -39,7 +39,7 @@ def selective_scan(
 
     Slices of larger projections cost no copy while their last dimension is contiguous. Half types are computed in
     float32; the result has u's dtype, every gradient its input's dtype. The kernels keep one state in 16 tokens
-    for the backward pass; results do not depend on the number of threads. They cannot be differentiated twice.
+    for the backward pass; results do not depend on the number of threads. A second derivative raises BackendError.
 
     backend: "native", "triton", "reference" or "auto" (None: as `use_backend` says, "auto" at first). Torch's FLOP
     counter sees the kernels by the formula of `cost`; the reference is counted as the plain PyTorch ops it is made of.

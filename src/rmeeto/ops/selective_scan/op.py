@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op, on_gpu
+from rmeeto.ops._op import Op, on_gpu, once_differentiable
 from rmeeto.ops._tensors import states_shape
 from rmeeto.ops.selective_scan import cost, native
 

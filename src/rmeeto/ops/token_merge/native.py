@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from rmeeto.ops._op import Op
+from rmeeto.ops._op import Op, once_differentiable
 from rmeeto.ops._structs import MergeGroups, TokenMerge, TokenMergeBackward, run
 from rmeeto.ops.token_merge import cost
 
