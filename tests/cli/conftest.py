@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def rmeeto_says(
 
     def say(line: str) -> Told:
         monkeypatch.chdir(desk)
-        monkeypatch.setattr(sys, "argv", ["rmeeto", *line.split()])
+        monkeypatch.setattr(sys, "argv", ["rmeeto", *shlex.split(line)])
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()

@@ -117,6 +117,8 @@ REFUSED = [
     ("demo --output file", "output file is a file; name a folder"),
     # the command line itself
     ("retrain", "Missing option '--output'. See `rmeeto retrain --help`."),
+    (f"{RETRAIN} {MODEL} --r 4 --output ''", "An empty value follows --output; say one, or leave the option out."),
+    (f"{RETRAIN} {MODEL} --r 4 --output=", "An empty value follows --output; say one, or leave the option out."),
     ("evaluate --feature X", "Invalid value for '--feature'"),
     ("evaluate --r many", "Invalid value for '--r'"),
     ("evaluate --strange", "No such option: --strange"),

@@ -56,7 +56,7 @@ def main() -> None:
     keep_freed_memory()
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
-        code = app(sys.argv[1:] or ["--help"], prog_name="rmeeto", standalone_mode=False)
+        code = app(_words(sys.argv[1:]) or ["--help"], prog_name="rmeeto", standalone_mode=False)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except (RmeetoError, OSError, MemoryError, RuntimeError, _UsageError) as error:
@@ -68,6 +68,15 @@ def main() -> None:
     if code == _INTERRUPTED:
         sys.stderr.write("rmeeto: interrupted; what was written stays, and --resume auto continues a training run\n")
     sys.exit(code)
+
+
+def _words(words: list[str]) -> list[str]:
+    """What was typed, where each word says something: the name in a variable that is not set is the current folder."""
+    for before, word in zip(["rmeeto", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            name = word.removesuffix("=") or before
+            raise typer.BadParameter(f"An empty value follows {name}; say one, or leave the option out.")
+    return words
 
 
 class _Nowhere(io.TextIOBase):
