@@ -102,7 +102,7 @@ REFUSED = [
     ("retrain --recipe vim_huge --output new", "recipe 'vim_huge' is unknown"),
     ("pretrain --recipe vim_tiny_3_epochs --output new", "is for `rmeeto retrain`, not for `rmeeto pretrain`"),
     ("reproduce table0", "table 'table0' is unknown; choose one of table1 (images), table2 (minutes), table3"),
-    (f"pretrain {NANO} --data photos --epochs 1 --output new", "leave none of 1 for the cosine; set warmup_epochs"),
+    (f"pretrain {NANO} --data photos --epochs 1 --warmup-epochs 1 --output new", "1 warm-up epochs leave none of 1"),
     (f"{RETRAIN} {MODEL} --r 4 --lr nan --output new", "lr is nan; it must be a number above 0"),
     (f"{RETRAIN} {MODEL} --r 4 --min-lr 1 --output new", "min_lr 1 is above the peak"),
     (f"{RETRAIN} {MODEL} --r 4 --accumulate 3 --output new", "batch_size 8 does not divide by 3"),

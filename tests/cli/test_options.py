@@ -115,9 +115,8 @@ class Called(Exception):
     """Instead of the work."""
 
 
-@pytest.mark.parametrize("command", DEFAULTS)
-def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (target, groups), words = DEFAULTS[command], command.split()
+def _called(target: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a command line gives to the function that does its work."""
     given: list[Any] = []
 
     def called(*arguments: Any, **named: Any) -> None:
@@ -125,10 +124,28 @@ def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.
         raise Called
 
     monkeypatch.setattr(target, called)
-    output = ["--output", "new"] if "--output" in _options(words[0]) else []
-    monkeypatch.setattr(sys, "argv", ["rmeeto", *words, *output])
+    monkeypatch.setattr(sys, "argv", ["rmeeto", *words])
     with pytest.raises(Called):
         main()
+    return given
+
+
+@pytest.mark.parametrize("words", EXAMPLES, ids=" ".join)
+def test_examples_of_help_get_as_far_as_the_work(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their values, and the defaults beside them, go together."""
+    monkeypatch.chdir(tmp_path)
+    for command, (target, _groups) in DEFAULTS.items():
+        if command.split()[0] == words[0]:
+            assert _called(target, words, monkeypatch)
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_defaults_shown_are_the_defaults_used(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (target, groups), words = DEFAULTS[command], command.split()
+    output = ["--output", "new"] if "--output" in _options(words[0]) else []
+    given = _called(target, [*words, *output], monkeypatch)
     assert all(group in given for group in groups)
     shown = _options(words[0])
     for group in groups:

@@ -126,10 +126,11 @@ def test_learning_rate_scales_with_the_batch():
     ("settings", "last"),
     [
         ({}, 1e-6),
-        ({"batch_size": 4096}, 1e-6),
+        ({"batch_size": 4096}, 8e-6),
+        ({"batch_size": 8192}, 1e-5),
         ({"batch_size": 64}, 2e-5 / 8 / 20),
         ({"batch_size": 2}, 2e-5 / 256 / 20),
-        ({"lr": 1e-3}, 1e-6),
+        ({"lr": 1e-3}, 1e-5),
         ({"min_lr": 0.0}, 0.0),
         ({"min_lr": 2e-5}, 2e-5),
     ],
@@ -139,10 +140,18 @@ def test_the_last_learning_rate(settings, last):
     assert Recipe(**settings).last_lr == pytest.approx(last)
 
 
+@pytest.mark.parametrize(
+    ("settings", "warmup"), [({}, 5.0), ({"epochs": 1}, 0.1), ({"epochs": 20}, 2.0), ({"warmup_epochs": 7.5}, 7.5)]
+)
+def test_a_short_training_warms_up_shortly(settings, warmup):
+    recipe = dataclasses.replace(Recipe.pretraining(), **settings)
+    assert (recipe.warmup, recipe.peak_lr, recipe.last_lr) == (warmup, 1e-3, 1e-5)
+
+
 def test_every_field_has_a_reader():
     """A setting that nobody reads is a promise broken; the droppings are read by whoever builds the student."""
     room = Path(rmeeto.retrain.recipe.__file__).parent
-    derived = (Recipe.peak_lr.fget, Recipe.last_lr.fget, Recipe.mixes.fget, Recipe.micro_batch)
+    derived = (Recipe.peak_lr.fget, Recipe.last_lr.fget, Recipe.warmup.fget, Recipe.mixes.fget, Recipe.micro_batch)
     text = "".join(inspect.getsource(function).replace("self.", "recipe.") for function in derived)
     text += "".join(path.read_text(encoding="utf-8") for path in room.glob("*.py") if path.name != "recipe.py")
     unread = [f.name for f in dataclasses.fields(Recipe) if not re.search(rf"\brecipe\.{f.name}\b", text)]

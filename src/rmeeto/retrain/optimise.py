@@ -41,9 +41,7 @@ class LearningRate:
     @classmethod
     def of(cls, recipe: Recipe, steps_per_epoch: int) -> LearningRate:
         """The learning rate of a recipe's run."""
-        return cls(
-            recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch, recipe.peak_lr, recipe.last_lr
-        )
+        return cls(recipe.epochs * steps_per_epoch, recipe.warmup * steps_per_epoch, recipe.peak_lr, recipe.last_lr)
 
     @property
     def last(self) -> int:

@@ -26,7 +26,9 @@ PUBLISHED: dict[Name, dict[str, Any]] = {
     "videomamba_base": {"epochs": 15, "ema_decay": 0.99996},
 }
 MINUTES_EPOCHS = 3
-_PUBLISHED_MIN_LR = 1e-6  # of a peak of 2e-5, that of the published batch of 512
+_PUBLISHED_PEAK, _PUBLISHED_LAST = 2e-5, 1e-6  # of re-training, for batches of 512
+_LARGEST_LAST = 1e-5  # as in DeiT's training, whose peak is 1e-3 and whose warm-up is 5 of 300 epochs
+_EPOCHS_OVER_WARMUP, _LONGEST_WARMUP = 10, 5.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ class Recipe:
         lr_base: peak learning rate at a batch of `lr_base_size`; scaled linearly to `batch_size`.
         lr_base_size: the batch that `lr_base` is meant for.
         lr: peak learning rate as it is, instead of the scaled one; None scales.
-        min_lr: learning rate of the last step; None takes the published 1e-6, or a twentieth of the peak if that is
-            less, as it is of batches below 512.
-        warmup_epochs: epochs of linear warm-up, fractions allowed.
+        min_lr: learning rate of the last step; None takes a twentieth of the peak, as published, and 1e-5 at most.
+        warmup_epochs: epochs of linear warm-up, fractions allowed; None takes a tenth of all, and 5 at most.
         weight_decay: of AdamW, on weights of two or more dimensions that the model does not exempt.
         betas: of AdamW.
         eps: of AdamW.
@@ -78,7 +79,7 @@ class Recipe:
     lr_base_size: int = 512
     lr: float | None = None
     min_lr: float | None = None
-    warmup_epochs: float = 0.0
+    warmup_epochs: float | None = 0.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -104,15 +105,16 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate", "lr_base_size"):
             self._check(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number, 1 or more")
         self._check("seed", _is_int(self.seed) and 0 <= self.seed < 2**31, "a whole number from 0 to 2**31 - 1")
-        for name in ("warmup_epochs", "weight_decay", "distill_weight", "mixup", "cutmix"):
+        for name in ("weight_decay", "distill_weight", "mixup", "cutmix"):
             self._check(name, _is_real(getattr(self, name)) and getattr(self, name) >= 0, "a number, 0 or more")
         for name in ("lr_base", "eps", "temperature"):
             self._check(name, _is_real(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
         for name in ("lr", "clip_grad", "time_limit"):
             value = getattr(self, name)
             self._check(name, value is None or (_is_real(value) and value > 0), "a number above 0, or None")
-        low = self.min_lr
-        self._check("min_lr", low is None or (_is_real(low) and low >= 0), "a number, 0 or more, or None")
+        for name in ("min_lr", "warmup_epochs"):
+            value = getattr(self, name)
+            self._check(name, value is None or (_is_real(value) and value >= 0), "a number, 0 or more, or None")
         for name in ("drop_path", "patch_drop", "smoothing"):
             self._check(name, _is_real(getattr(self, name)) and 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("mixup_prob", "mixup_switch_prob"):
@@ -144,9 +146,7 @@ class Recipe:
     @classmethod
     def pretraining(cls) -> Recipe:
         """Training from random weights, without a teacher: the recipe of DeiT with gradient clipping."""
-        return cls(
-            epochs=300, lr_base=1e-3, min_lr=1e-5, warmup_epochs=5.0, clip_grad=1.0, distill_weight=0.0, ema_warmup=True
-        )
+        return cls(epochs=300, lr_base=1e-3, warmup_epochs=None, clip_grad=1.0, distill_weight=0.0, ema_warmup=True)
 
     @property
     def peak_lr(self) -> float:
@@ -156,7 +156,17 @@ class Recipe:
     @property
     def last_lr(self) -> float:
         """The learning rate of the last step: the published share of the peak where `min_lr` does not say it."""
-        return min(_PUBLISHED_MIN_LR, self.peak_lr / 20) if self.min_lr is None else self.min_lr
+        published = self.peak_lr * _PUBLISHED_LAST / _PUBLISHED_PEAK
+        return min(published, _LARGEST_LAST) if self.min_lr is None else self.min_lr
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of linear warm-up: a share of all where `warmup_epochs` does not say it."""
+        return (
+            min(self.epochs / _EPOCHS_OVER_WARMUP, _LONGEST_WARMUP)
+            if self.warmup_epochs is None
+            else self.warmup_epochs
+        )
 
     @property
     def mixes(self) -> bool:
@@ -227,9 +237,9 @@ class Recipe:
                 f"recipe: min_lr {self.min_lr:g} is above the peak {self.peak_lr:g} of a batch of {self.batch_size}; "
                 "lower min_lr or leave it out, or set lr itself"
             )
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup >= self.epochs:
             raise SettingsError(
-                f"recipe: {self.warmup_epochs:g} warm-up epochs leave none of {self.epochs} for the cosine; "
+                f"recipe: {self.warmup:g} warm-up epochs leave none of {self.epochs} for the cosine; "
                 f"set warmup_epochs below {self.epochs}, or train for more epochs"
             )
 
