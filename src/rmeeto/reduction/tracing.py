@@ -85,6 +85,9 @@ class Trace:
 def trace(model: Slotted) -> Iterator[Trace]:
     """Watch the forward passes inside the `with`; the last one is kept.
 
+    Of one thread at a time, and of the reducers that are there when it begins: after `attach` or `detach`, and inside
+    `detached`, trace anew.
+
     Example:
         with trace(model) as seen:
             logits = model(images)
