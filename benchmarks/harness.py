@@ -12,7 +12,7 @@ calls across the end of a piece asks the system for a new one and gives it back 
 is a third slower (compiled models, whose frames hold all weights, often do), and a line of code elsewhere moves it.
 
 Every process asks the C library to keep freed memory, as the command line does (`keep_freed_memory`), for all peers
-alike: else what is measured is page faults.
+alike: else what is measured is page faults. With `--plain` none is asked: as PyTorch comes, page faults and all.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads (all)")
+    parser.add_argument("--plain", action="store_true", help="as PyTorch comes: freed memory is not kept")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, by its processor time: for a busy machine")
     parser.add_argument("--repeats", type=int, default=30, help="rounds of what is fast")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds for all rounds of one way; one is the least")
@@ -181,7 +182,8 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     if options.quick:
         options.repeats, options.limit = min(options.repeats, 3), min(options.limit, 0.3)
     options.threads = 1 if options.cpu_time else options.threads
-    keep_freed_memory()
+    if not options.plain:
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     return Report(entry, options)
@@ -216,7 +218,7 @@ def in_processes(name: str, options: argparse.Namespace, *more: str) -> list[dic
     """
     line = [*more, "--ways", name, "--threads", str(options.threads), "--repeats", str(options.repeats)]
     line += ["--limit", str(options.limit)]
-    line += [flag for flag, on in (("--quick", options.quick), ("--cpu-time", options.cpu_time)) if on]
+    line += [f"--{flag.replace('_', '-')}" for flag in ("quick", "cpu_time", "plain") if getattr(options, flag)]
     found = [json.loads(child(*line)) for _ in range(1 if options.quick else options.processes)]
     return [{way: Timing(tuple(seconds)) for way, seconds in each.items()} for each in found]
 

@@ -9,7 +9,8 @@ update is one step of one state of one channel: b n e s of them in a scan. Memor
 adds to the peak of a fresh process. How our kernel scales, and what its backward pass costs beside the forward one, is
 told as the median, least and most of several processes; beside it how the machine itself does, by a matrix product in
 the same rounds: where two threads share a core or a clock, nothing that computes scales by two. Both passes less the
-forward one are what autograd takes, too; the backward op alone is told beside it.
+forward one are what autograd takes, too; the backward op alone is told beside it. Last the forward pass in processes
+that do not keep freed memory, as PyTorch comes: there the loop's large tensors cost page faults, too.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from torch import Tensor
 from rmeeto.ops import instruction_sets, selective_scan, use_instruction_set
 from rmeeto.ops.selective_scan import selective_scan_reference
 
-NATIVE, COMPILED = "rmeeto", "our reference, torch.compile"
+NATIVE, REFERENCE, COMPILED = "rmeeto", "our reference", "our reference, torch.compile"
+PUBLISHED = "published loop"
 LENGTHS = (197, 785, 3137)
 PRODUCT = 768  # width of the matrices whose product tells how the machine scales
 BATCHES = (1, 16)
+PLAIN, PLAIN_BATCHES = "plain", (1, 8, 16)
 KINDS = {"forward": "forward", "both": "forward + backward"}
 
 
@@ -67,7 +70,7 @@ def main() -> None:
     if options.quick:
         options.tokens, options.channels, options.compile_limit = 33, 64, 0
     if options.ways:
-        tell(_on_a_set(options.ways, options))
+        tell(_as_it_comes(options) if options.ways == PLAIN else _on_a_set(options.ways, options))
         return
     scans = _scans(report)
     rows: list[list[str]] = []
@@ -78,6 +81,7 @@ def main() -> None:
     columns = ["scan", "by", "ms", "10-90 %", "rounds", "10^9 updates/s", "rmeeto is faster by"]
     report.show("scan", columns, rows)
     _instruction_sets(report)
+    _in_plain_processes(report)
     _memory(report)
     report.finish()
 
@@ -88,8 +92,8 @@ def _native(*inputs: Tensor) -> Tensor:
 
 def _scans(report: Report) -> dict[str, Scan]:
     """Ours and those peers that are here and give the reference's numbers."""
-    found: dict[str, Scan] = {NATIVE: _native, "our reference": selective_scan_reference}
-    named = {"published loop": published, "mambapy": mambapy(), "transformers, slow path": transformers_scan()}
+    found: dict[str, Scan] = {NATIVE: _native, REFERENCE: selective_scan_reference}
+    named = {PUBLISHED: published, "mambapy": mambapy(), "transformers, slow path": transformers_scan()}
     inputs = scan_inputs(2, 19, 8, 4)
     wanted = selective_scan_reference(*inputs)
     for name, scan in named.items():
@@ -162,7 +166,7 @@ def _product(threads: int) -> str:
 def _instruction_sets(report: Report) -> None:
     """One thread and all of them, and the backward pass beside the forward one, by every set of this processor."""
     options, scaling, sets = report.options, [], []
-    sizes = [f"--{name}={getattr(options, name)}" for name in ("tokens", "channels", "state")]
+    sizes = _sizes(options)
     known = instruction_sets()
     for name in known:
         found = in_processes(name, options, *sizes)
@@ -188,6 +192,33 @@ def _instruction_sets(report: Report) -> None:
     columns = ["instruction set", "forward, ms", "both passes, ms", "forward, 10^9 updates/s"]
     columns += ["backward / forward", "backward op / forward"]
     report.show("scan_sets", columns, sets)
+
+
+def _sizes(options: argparse.Namespace) -> list[str]:
+    return [f"--{name}={getattr(options, name)}" for name in ("tokens", "channels", "state")]
+
+
+def _as_it_comes(options: argparse.Namespace) -> dict[str, Timing]:
+    """The forward pass of ours, of our reference and of the published loop."""
+    ways: dict[str, Call] = {}
+    for batch in PLAIN_BATCHES:
+        inputs = scan_inputs(batch, options.tokens, options.channels, options.state)
+        for name, scan in ((NATIVE, _native), (REFERENCE, selective_scan_reference), (PUBLISHED, published)):
+            ways[f"{name}, batch {batch}"] = forward_only(scan, *inputs)
+    return in_turns(ways, options)
+
+
+def _in_plain_processes(report: Report) -> None:
+    found = in_processes(PLAIN, report.options, *_sizes(report.options), "--plain")
+    pooled, rows = together(found), []
+    report.keep(PLAIN, pooled)
+    for batch in PLAIN_BATCHES:
+        native, *peers = (f"{name}, batch {batch}" for name in (NATIVE, REFERENCE, PUBLISHED))
+        faster = (told([each[native].times_as_fast_as(each[peer]) for each in found]) for peer in peers)
+        rows.append([f"forward, batch {batch}", *(pooled[way].milliseconds()[0] for way in (native, *peers)), *faster])
+    columns = [f"{name}, ms" for name in (NATIVE, REFERENCE, PUBLISHED)]
+    columns += ["faster than our reference by", "than the published loop by"]
+    report.show("plain", ["scan, in a process as PyTorch comes", *columns], rows)
 
 
 def _speed(updates: int, timing: Timing) -> str:

@@ -137,6 +137,8 @@ RMEETO_INLINE void transpose(V *v) {
 RMEETO_INLINE bool any(VI mask) {
 #if RMEETO_LANES == 8
     return _mm256_movemask_ps((__m256)mask) != 0;
+#elif RMEETO_LANES == 16
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
 #else
     int32_t lanes[kLanes], found = 0;
     memcpy(lanes, &mask, sizeof mask);

@@ -93,7 +93,7 @@ def test_threads_are_put_back(module) -> None:
 
 def test_what_several_processes_found(module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     harness, lines = module("harness"), []
-    options = argparse.Namespace(threads=2, repeats=5, limit=1.0, quick=False, cpu_time=True, processes=3)
+    options = argparse.Namespace(threads=2, repeats=5, limit=1.0, quick=False, cpu_time=True, plain=False, processes=3)
 
     def child(*line: str) -> str:
         lines.append(line)
@@ -109,14 +109,16 @@ def test_what_several_processes_found(module, monkeypatch: pytest.MonkeyPatch, c
     assert harness.told([1.5]) == "1.50x"
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_the_published_loop_is_the_reference(module, *, gradients: bool) -> None:
-    """The peer that everybody is compared with computes what we compute."""
+def test_the_published_loop_is_the_reference(module, *, gradients: bool, reverse: bool) -> None:
+    """The peer that everybody is compared with computes what we compute, in either direction."""
     from rmeeto.ops.selective_scan import selective_scan_reference
 
     peers = module("peers")
     inputs = [x.double().requires_grad_(gradients) for x in peers.scan_inputs(2, 7, 5, 3)]
-    mine, wanted = peers.published(*inputs), selective_scan_reference(*inputs)
+    mine = peers.as_op(peers.published)(*inputs, None, reverse=reverse)
+    wanted = selective_scan_reference(*inputs, reverse=reverse)
     torch.testing.assert_close(mine, wanted)
     if gradients:
         torch.testing.assert_close(*(torch.autograd.grad(y.sum(), inputs) for y in (mine, wanted)))

@@ -17,8 +17,8 @@ def environment() -> dict[str, Any]:
     """Machine and versions as plain values, for a record.
 
     Returns:
-        python, platform, cpu (the model's name), cores (those this process may use), threads (torch's),
-        gpus (names), packages (name -> version, None where it is not installed).
+        python, platform, cpu (the model's name, family and number), cores (those this process may use), threads
+        (torch's), gpus (names), packages (name -> version, None where it is not installed).
     """
     return {
         "python": platform.python_version(),
@@ -34,11 +34,18 @@ def environment() -> dict[str, Any]:
 def _cpu_name() -> str:
     """Linux tells it in a file, the other systems through `platform`."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        told = ""
+    return _named(told) or platform.processor() or platform.machine()
+
+
+def _named(cpuinfo: str) -> str:
+    """The first processor of such a file: virtual machines often hide the name, and the family and model tell it."""
+    lines = cpuinfo.partition("\n\n")[0].splitlines()
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name, numbers = known.get("model name", ""), (known.get("cpu family"), known.get("model"))
+    return f"{name} (family {numbers[0]}, model {numbers[1]})" if name and all(numbers) else name
 
 
 def _cores() -> int:
