@@ -38,7 +38,7 @@ check: install  ## style, types and the storeys of the house
 
 BENCHMARKS := startup limits ops scan models merging long step low
 
-bench: $(VENV)/peers  ## measured speed of all there is beside its peers, 25 minutes with AVX-512, longer without; docs/performance.md from it
+bench: $(VENV)/peers  ## measured speed of all there is beside its peers, 40 minutes with AVX-512, longer without; docs/performance.md from it
 	set -e; for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py $(BENCH_FLAGS); done
 	$(BIN)/python benchmarks/page.py
 
