@@ -76,6 +76,12 @@ inline void fetch_ahead(const Walk<const float> &rows, int64_t first, int64_t to
     for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel);
 }
 
+// The same of rows that are written: a store waits for its line, too.
+inline void fetch_ahead(const Walk<float> &rows, int64_t first, int64_t tokens, int64_t channel) {
+    const int64_t end = smaller(tokens, first + kChunk);
+    for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel, 1);
+}
+
 // G tokens of delta[t] = bias + W dt[t], in step; W is transposed.
 template <int G>
 RMEETO_INLINE void project_dt(const Walk<const float> &dt, int64_t first, int64_t rank, const V *W, V bias,
@@ -304,6 +310,7 @@ inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel
             fetch_ahead(w.u, first + kChunk, c.tokens, channel);
             if (!c.rank) fetch_ahead(w.delta, first + kChunk, c.tokens, channel);
             fetch_ahead(w.z, first + kChunk, c.tokens, channel);
+            if (c.batch > 1) fetch_ahead(out, first + kChunk, c.tokens, channel);  // one image's lie in the cache
             read_inputs<false>(c, w, first, length, channel, p.W + v * c.rank, in);
             const V skip = c.D ? load(c.D + channel, count) : V{};
             for (int64_t t = 0; t < length; ++t) y[t] = c.D ? skip * in.u[t] : V{};
