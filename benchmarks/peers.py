@@ -42,13 +42,22 @@ def published(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
 def as_op(scan: Scan) -> Callable[..., Tensor]:
     """A scan with the face of our op: the other direction is that of turned tensors."""
 
-    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Tensor | None, **how: object) -> Tensor:
-        D, z, bias, time = others
-        assert D is not None
-        assert z is not None
-        assert bias is not None
+    def run(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        bias: Tensor,
+        time: Tensor | None,
+        *,
+        reverse: bool,
+        **_: object,
+    ) -> Tensor:
         assert time is None
-        if not how["reverse"]:
+        if not reverse:
             return scan(u, delta, A, B, C, D, z, bias)
         u, delta, B, C, z = (x.flip(1) for x in (u, delta, B, C, z))
         return scan(u, delta, A, B, C, D, z, bias).flip(1)

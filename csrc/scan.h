@@ -69,17 +69,13 @@ struct ScanWalks {
           time(c.time, batch, c.tokens, c.reverse) {}
 };
 
-// Ask for a chunk's rows before their turn: a step from row to row is too wide for the processor to guess.
-inline void fetch_ahead(const Walk<const float> &rows, int64_t first, int64_t tokens, int64_t channel) {
+// Ask for a chunk's rows before their turn, to be read or written: a step from row to row is too wide for the processor
+// to guess.
+template <class T>
+inline void fetch_ahead(const Walk<T> &rows, int64_t first, int64_t tokens, int64_t channel) {
     if (!rows.data || first < 0) return;
     const int64_t end = smaller(tokens, first + kChunk);
     for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel);
-}
-
-// The same of rows that are written: a store waits for its line, too.
-inline void fetch_ahead(const Walk<float> &rows, int64_t first, int64_t tokens, int64_t channel) {
-    const int64_t end = smaller(tokens, first + kChunk);
-    for (int64_t t = first; t < end; ++t) __builtin_prefetch(rows.at(t) + channel, 1);
 }
 
 // G tokens of delta[t] = bias + W dt[t], in step; W is transposed.
