@@ -120,7 +120,7 @@ struct Together {
     // Lay out all weights but those that a product lays out as it goes.
     void prepare() const {
         const int64_t pieces = shared.pieces();
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static, 1) nowait  // a direction's pieces are alike, and their number is small
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
 #pragma omp for schedule(static)
         for (int64_t piece = 0; piece < shared.parameters.pieces; ++piece) shared.prepare_scan(piece);

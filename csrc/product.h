@@ -119,20 +119,14 @@ struct Panels {
     }
 };
 
-// Lay out one of the panels of some weights, which are numbered through.
-inline void pack_piece(const Panels *const *weights, int64_t piece) {
-    for (; piece >= (*weights)->count; ++weights) piece -= (*weights)->count;
-    (*weights)->pack(piece, (*weights)->place(piece));
-}
-
-// Asks for the weights of a panel that is not laid out, a part at a time, while others are worked with: memory is far,
-// and a panel's rows are too many streams for the processor to follow by itself.
+// Asks for the weights of a panel that is yet to be laid out, a part at a time, while others are worked with: memory is
+// far, and a panel's rows are too many streams for the processor to follow by itself.
 struct Ahead {
     const char *next = nullptr, *end = nullptr;
     int64_t part = 0;
 
     Ahead(const Panels &w, int64_t panel, int64_t parts) {
-        if (w.data || panel >= w.count) return;
+        if (panel >= w.count || w.turned) return;
         const int64_t first = w.first(panel) * kLanes, outputs = smaller(w.wide(panel) * kLanes, w.outputs - first);
         next = reinterpret_cast<const char *>(w.weight + first * w.inputs);
         end = next + outputs * w.inputs * int64_t(sizeof(float));
@@ -143,6 +137,18 @@ struct Ahead {
         for (const char *stop = next + part; next < stop && next < end; next += 64) __builtin_prefetch(next);
     }
 };
+
+// Lay out a panel of which nothing was asked for: all of it at once, one line after the other.
+inline void pack_now(const Panels &w, int64_t panel, float *out) {
+    Ahead(w, panel, 1).fetch();
+    w.pack(panel, out);
+}
+
+// Lay out one of the panels of some weights, which are numbered through.
+inline void pack_piece(const Panels *const *weights, int64_t piece) {
+    for (; piece >= (*weights)->count; ++weights) piece -= (*weights)->count;
+    pack_now(**weights, piece, (*weights)->place(piece));
+}
 
 // What is left below a whole tile: `rows` of at most R.
 template <int R, class Place, class See>
@@ -184,9 +190,10 @@ template <class See>
 inline void product(const float *x, int64_t stride, int64_t rows, const Panels &w, int64_t begin, int64_t end,
                     float *room, See see) {
     for (int64_t number = begin; number < end; ++number) {
-        if (!w.data) w.pack(number, room);
+        if (!w.data && number == begin) pack_now(w, number, room);
+        else if (!w.data) w.pack(number, room);
         const float *panel = w.data ? w.place(number) : room;
-        Ahead ahead(w, number + 1, ceil_div(rows, kTileRows));
+        Ahead ahead(w, w.data ? w.count : number + 1, ceil_div(rows, kTileRows));
         against_panel<kWide>(Across{x, stride}, rows, w.inputs, panel, w.wide(number), w.first(number) * kLanes,
                       [&] { ahead.fetch(); }, see);
     }
