@@ -95,13 +95,21 @@ def test_a_traced_graph_holds_the_op() -> None:
     assert torch.equal(graph(*values), selective_scan(*values, backend="native"))
 
 
-def test_nobody_watching_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise AssertionError("the dispatcher was called")
+def _refuse(*_: Any) -> None:
+    raise AssertionError("the dispatcher was called")
 
+
+def test_nobody_watching_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (op, backward_op):
-        monkeypatch.setattr(each, "_op", refuse)
+        monkeypatch.setattr(each, "_op", _refuse)
     run(make(2, 5, 8, 3), "native")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_nor_where_no_gradients_are_wanted(mode: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "_op", _refuse)
+    with mode():
+        selective_scan(**make(2, 5, 8, 3), backend="native")
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -131,12 +139,17 @@ DIRECT = {
     "a flag": True,
     "flags": (True, False),
     "a word": "sum",
+    "many": [torch.zeros(3), nn.Parameter(torch.zeros(3))],
+    "many numbers": [1, 2],
 }
 NOT_DIRECT = {
     "another type": torch.zeros(3).as_subclass(_Other),
     "without values": torch.zeros(3, device="meta"),
     "with its sign to come": torch._neg_view(torch.zeros(3)),
-    "many": [torch.zeros(3)],
+    "many, one of another type": [torch.zeros(3), torch.zeros(3).as_subclass(_Other)],
+    "many, one without values": [torch.zeros(3), torch.zeros(3, device="meta")],
+    "many, one with its sign to come": [torch.zeros(3), torch._neg_view(torch.zeros(3))],
+    "many of many": [[torch.zeros(3)]],
 }
 
 
@@ -150,16 +163,18 @@ def test_others_go_by_torch(name: str) -> None:
     assert not is_direct((torch.zeros(2), NOT_DIRECT[name]))
 
 
-def test_transforms_are_never_passed_by() -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_transforms_are_never_passed_by(mode: Callable[[], Any]) -> None:
     found: list[bool] = []
 
     def ask(x: Tensor) -> Tensor:
         found.append(is_direct((torch.zeros(2),)))
         return x.sum()
 
-    torch.func.vmap(ask)(torch.zeros(2, 3))
+    with mode():
+        torch.func.vmap(ask)(torch.zeros(2, 3))
+        torch.func.functionalize(ask)(torch.zeros(3))
     torch.func.grad(ask)(torch.zeros(3))
-    torch.func.functionalize(ask)(torch.zeros(3))
     assert found == [False] * 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -18,11 +19,12 @@ Kernel: TypeAlias = Callable[..., Any]
 
 _PLAIN = {Tensor, torch.nn.Parameter}
 _VALUES = {bool, int, float, str, tuple, type(None)}  # tuples of numbers: where an op takes tensors, it takes a list
-# What torch's dispatcher looks at for every call where nobody has told it to look at more.
-_USUAL = (
-    torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
-    | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
-).raw_repr()
+_ON_CPU = attrgetter("is_cpu")
+_KEYS = torch._C.DispatchKeySet
+_INFERENCE = _KEYS(torch._C.DispatchKey.BackendSelect)
+# What torch's dispatcher looks at for every call where nobody has told it to look at more, without and with
+# torch.inference_mode.
+_USUAL = {(_INFERENCE | _KEYS(torch._C.DispatchKey.ADInplaceOrView)).raw_repr(), _INFERENCE.raw_repr()}
 
 
 class Op:
@@ -102,10 +104,7 @@ class Op:
 
 
 def is_direct(arguments: Iterable[object]) -> bool:
-    """Whether torch's dispatcher would call the CPU kernel, and autograd's where gradients are wanted, and no other.
-
-    Not said of lists: to look through all weights of a model takes as long as the dispatcher does.
-    """
+    """Whether torch's dispatcher would call the CPU kernel, and autograd's where gradients are wanted, and no other."""
     if torch.compiler.is_compiling():
         return False
     for each in arguments:
@@ -113,13 +112,22 @@ def is_direct(arguments: Iterable[object]) -> bool:
         if kind in _PLAIN:
             if not each.is_cpu or each.is_neg():  # type: ignore[attr-defined]
                 return False
+        elif kind is list:
+            if not _are_plain(each):  # type: ignore[arg-type]
+                return False
         elif kind not in _VALUES:
             return False
     return (
-        torch._C._dispatch_tls_local_include_set().raw_repr() == _USUAL
+        torch._C._dispatch_tls_local_include_set().raw_repr() in _USUAL
         and not torch._C._len_torch_function_stack()
         and not torch.autograd._profiler_enabled()
     )
+
+
+def _are_plain(given: list[Any]) -> bool:
+    """The same of many numbers or tensors, all weights of a model for one: each question is asked of all at once."""
+    kinds = set(map(type, given))
+    return kinds <= _VALUES or (kinds <= _PLAIN and all(map(_ON_CPU, given)) and not any(map(Tensor.is_neg, given)))
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
