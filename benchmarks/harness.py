@@ -11,8 +11,9 @@ Every round calls from another depth of Python's stack. CPython keeps its frames
 calls across the end of a piece asks the system for a new one and gives it back each time: a way that happens to lie so
 is a third slower (compiled models, whose frames hold all weights, often do), and a line of code elsewhere moves it.
 
-Every process asks the C library to keep freed memory, as the command line does (`keep_freed_memory`), for all peers
-alike: else what is measured is page faults. With `--plain` none is asked: as PyTorch comes, page faults and all.
+Every process asks the C library to keep freed memory, and waiting threads to sleep soon, as the command line does
+(rmeeto/cli/process.py), for all peers alike: else what is measured is page faults and the host of a virtual machine.
+With `--plain` nothing is asked: as PyTorch comes, page faults and all.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmeeto.cli.process import keep_freed_memory
+from rmeeto.cli.process import SPINS, keep_freed_memory, sleep_soon
 from rmeeto.evaluate import environment
 from rmeeto.ops import native_info
 from rmeeto.records import write_json
@@ -171,7 +172,7 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads (all)")
-    parser.add_argument("--plain", action="store_true", help="as PyTorch comes: freed memory is not kept")
+    parser.add_argument("--plain", action="store_true", help="as PyTorch comes: memory is not kept, threads spin")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, by its processor time: for a busy machine")
     parser.add_argument("--repeats", type=int, default=30, help="rounds of what is fast")
     parser.add_argument("--limit", type=float, default=8.0, help="seconds for all rounds of one way; one is the least")
@@ -182,11 +183,23 @@ def begin(entry: str, description: str | None, **extra: dict[str, Any]) -> Repor
     if options.quick:
         options.repeats, options.limit = min(options.repeats, 3), min(options.limit, 0.3)
     options.threads = 1 if options.cpu_time else options.threads
-    if not options.plain:
-        keep_freed_memory()
+    _set_up(plain=options.plain)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     return Report(entry, options)
+
+
+def _set_up(*, plain: bool) -> None:
+    """Make this process as the command line makes its own, or leave it as PyTorch comes.
+
+    OpenMP reads the environment when torch is loaded, which it is: where it has to change, the script starts again.
+    """
+    if not plain:
+        keep_freed_memory()
+    changed = os.environ.pop(SPINS, None) is not None if plain else sleep_soon()
+    if changed:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def in_turns(ways: Mapping[str, Way | Call], options: argparse.Namespace) -> dict[str, Timing]:

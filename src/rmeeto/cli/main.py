@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from rmeeto.cli import benchmark, convert, demo, doctor, evaluate, models, pretrain, push, recipes, reproduce, retrain
-from rmeeto.cli.process import keep_freed_memory
+from rmeeto.cli.process import keep_freed_memory, sleep_soon
 from rmeeto.errors import RmeetoError
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ def main() -> None:
     threading.excepthook = _tell_thread_fault
     warnings.showwarning = _tell_warning
     keep_freed_memory()
+    sleep_soon()
     try:
         # Not standalone: its own way of telling a wrong option takes several lines.
         code = app(_words(sys.argv[1:]) or ["--help"], prog_name="rmeeto", standalone_mode=False)

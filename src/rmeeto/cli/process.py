@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
+SPINS = "GOMP_SPINCOUNT"  # a variable of GNU's OpenMP, which PyTorch brings along on Linux
+_SOME = "10000"  # one to five tenths of a millisecond, as the processor is
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, malloc.h
 _LARGE = 1 << 30
 
@@ -21,3 +24,20 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _LARGE)
         mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def sleep_soon() -> bool:
+    """Ask the threads of OpenMP to sleep when they have waited for some tenths of a millisecond, instead of some whole.
+
+    They wait spinning. Tenths last from one op to the next; whole milliseconds also through the Python between two
+    passes, so that a second thread never sleeps, which costs a virtual machine up to a third of its speed: see
+    docs/log.md. It is for the processes that start from here, and for this one as long as torch is not loaded. What the
+    environment says already stays.
+
+    Returns:
+        Whether the environment has changed.
+    """
+    if SPINS in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        return False
+    os.environ[SPINS] = _SOME
+    return True
