@@ -270,20 +270,17 @@ struct BlockShared {
                 });
     }
 
-    // Merge the tokens of each image, if they are merged; what a kernel answers.
-    int merge(const BlockImages &t) const {
-        for (int64_t image = t.first; b.merged && image < t.end; ++image) {
-            const int64_t start = (image - t.first) * b.tokens * t.narrow;
-            BipartiteMerge m = b.merge;
-            m.batch = b.batch;
-            m.tokens = b.tokens;
-            m.channels = m.width = b.width;
-            m = one_image(m, image);
-            m.x = {t.u[0] + start, 0, t.narrow};
-            m.values = {t.u[b.by_stream ? 0 : 1] + start, 0, t.narrow};
-            if (const int found = merge_images(m)) return found;
-        }
-        return 0;
+    // Merge the tokens of one of the images; what a kernel answers.
+    int merge(const BlockImages &t, int64_t image) const {
+        const int64_t start = (image - t.first) * b.tokens * t.narrow;
+        BipartiteMerge m = b.merge;
+        m.batch = b.batch;
+        m.tokens = b.tokens;
+        m.channels = m.width = b.width;
+        m = one_image(m, image);
+        m.x = {t.u[0] + start, 0, t.narrow};
+        m.values = {t.u[b.by_stream ? 0 : 1] + start, 0, t.narrow};
+        return merge_images(m);
     }
 };
 

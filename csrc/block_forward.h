@@ -84,7 +84,8 @@ struct Flow {
         for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
         for (int64_t group = 0; group < shared.parameters.groups; ++group) shared.scan_group(t, group, own.h);
         for (int64_t task = 0; task < cut.row_tasks; ++task) shared.project_out(t, cut, task, own.panel);
-        if (const int found = shared.merge(t)) __atomic_store_n(&problem, found, __ATOMIC_RELAXED);
+        for (int64_t image = t.first; shared.b.merged && image < t.end; ++image)
+            if (const int found = shared.merge(t, image)) __atomic_store_n(&problem, found, __ATOMIC_RELAXED);
     }
 };
 
@@ -112,21 +113,50 @@ int flow(const BlockForward *calls, int64_t count) {
     return all.problem;
 }
 
-// One set of images after the other, all threads together.
+// Blocks of few images, one after the other: all threads together, one set of images after the other. Who has nothing to
+// merge behind a block lays out the next one's weights.
 struct Together {
-    const BlockShared &shared;
-    int &problem;
+    const BlockForward *calls;
+    int64_t count;
+    char *weights[kLaidOut], *images;
+    int problem = 0;
 
-    // Lay out all weights but those that a product lays out as it goes.
-    void prepare() const {
+    // What one thread does, and every other with it; it has memory for itself.
+    void run(void *memory) {
+        for (int64_t i = 0; i < count; ++i) {
+            const BlockForward &b = calls[i];
+            const Sets sets(b, 1);
+            Scratch own(memory), common(weights[i % kLaidOut]), rows(images);
+            const BlockThread thread(b, own);
+            const BlockImages all(b, sets.largest(), rows);
+            const BlockShared shared(b, lays_out(b), common);
+            lay_out(shared);
+            for (int64_t set = 0; set < sets.count; ++set) {
+                const BlockImages t = all.with(sets.begin(set), sets.begin(set + 1));
+                const bool last = set + 1 == sets.count;
+                pass(shared, t, thread);
+                if (b.merged || !last) {
+#pragma omp barrier
+                }
+                if (b.merged) merge(shared, t);
+                if (b.merged && !last) {
+#pragma omp barrier
+                }
+            }
+        }
+    }
+
+    // All weights but those that a product lays out as it goes; nobody goes on before they and what was merged are there.
+    void lay_out(const BlockShared &shared) const {
         const int64_t pieces = shared.pieces();
-#pragma omp for schedule(static, 1) nowait  // a direction's pieces are alike, and their number is small
+#pragma omp for schedule(dynamic, 1) nowait
         for (int64_t piece = 0; piece < pieces; ++piece) shared.prepare(piece);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 4)
         for (int64_t piece = 0; piece < shared.parameters.pieces; ++piece) shared.prepare_scan(piece);
     }
 
-    void pass(const BlockImages &t, const BlockThread &own) const {
+    // Some images through a block, but for the merge. Nobody waits at the end.
+    void pass(const BlockShared &shared, const BlockImages &t, const BlockThread &own) const {
         const Cut cut(shared.b, (t.end - t.first) * shared.b.tokens, shared.b.threads);
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < cut.row_tasks; ++task) shared.norm(t, cut.begin(task), cut.end(task));
@@ -136,41 +166,45 @@ struct Together {
         for (int64_t task = 0; task < cut.row_tasks; ++task) shared.convolve(t, cut.begin(task), cut.end(task));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t group = 0; group < shared.parameters.groups; ++group) shared.scan_group(t, group, own.h);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t task = 0; task < cut.tasks(shared.out); ++task) shared.project_out(t, cut, task, own.panel);
-#pragma omp single
-        if (const int found = shared.merge(t)) problem = found;
+    }
+
+    // Merge the tokens of each image. Nobody waits at the end.
+    void merge(const BlockShared &shared, const BlockImages &t) {
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t image = t.first; image < t.end; ++image)
+            if (const int found = shared.merge(t, image)) __atomic_store_n(&problem, found, __ATOMIC_RELAXED);
     }
 };
 
-int together(const BlockForward &b) {
-    const bool laid_out = lays_out(b);
-    const Sets sets(b, 1);
-    const int64_t common = bytes_of<BlockShared>(b, laid_out), images = bytes_of<BlockImages>(b, sets.largest());
-    const int64_t own = bytes_of<BlockThread>(b);
-    char *const kept = static_cast<char *>(kept_scratch(common + images + b.threads * own));
-    if (!kept) return 1;
-    Scratch common_memory(kept), image_memory(kept + common);
-    const BlockShared shared(b, laid_out, common_memory);
-    const BlockImages all(b, sets.largest(), image_memory);
-    int problem = 0;
-    const Together work = {shared, problem};
-#pragma omp parallel num_threads(int(b.threads)) if (b.threads > 1)
-    {
-        Scratch memory(kept + common + images + thread_number() * own);
-        const BlockThread thread(b, memory);
-        work.prepare();
-        for (int64_t set = 0; set < sets.count; ++set)
-            work.pass(all.with(sets.begin(set), sets.begin(set + 1)), thread);
+int together(const BlockForward *calls, int64_t count) {
+    const int64_t threads = calls->threads;
+    int64_t shared = 0, images = 0, own = 0;  // bytes
+    for (int64_t i = 0; i < count; ++i) {
+        const BlockForward &b = calls[i];
+        shared = larger(shared, bytes_of<BlockShared>(b, lays_out(b)));
+        images = larger(images, bytes_of<BlockImages>(b, Sets(b, 1).largest()));
+        own = larger(own, bytes_of<BlockThread>(b));
     }
-    return problem;
+    char *next = static_cast<char *>(kept_scratch(kLaidOut * shared + images + threads * own));
+    if (!next) return 1;
+    Together all = {calls, count, {}, next};
+    next += images;
+    for (char *&each : all.weights) {
+        each = next;
+        next += shared;
+    }
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    all.run(next + thread_number() * own);
+    return all.problem;
 }
 
 int block_forward(const BlockForward *calls, int64_t count) {
     for (int64_t begin = 0, end = 0; begin < count; begin = end) {
-        while (end < count && flows(calls[end])) ++end;
-        const int problem = end > begin ? flow(calls + begin, end - begin) : together(calls[end++]);
-        if (problem) return problem;
+        const bool flowing = flows(calls[begin]);
+        while (end < count && flows(calls[end]) == flowing) ++end;
+        if (const int problem = (flowing ? flow : together)(calls + begin, end - begin)) return problem;
     }
     return 0;
 }

@@ -36,6 +36,7 @@ STACKS = [
     ((3, 50, 16, 16, 4, 1, 4), [PRUNED, None, PRUNED], "hidden"),
     ((1, 30, 16, 32, 4, 2, 4), [Merging(2, "l2", mode="mean"), Merging(4), None], "hidden"),
     ((19, 21, 24, 48, 8, 2, 4), [Merging(8), None, Merging(5), None], "hidden"),
+    ((3, 140, 16, 1024, 2, 1, 4), [Merging(9), None, Merging(40)], "hidden"),  # few images, each by itself
 ]
 
 
@@ -98,10 +99,11 @@ def test_equals_one_after_the_other_bit_for_bit(shape, merges, feature, threads)
 
 @native
 @pytest.mark.parametrize("threads", [2, 5, 9])
-def test_whoever_is_first_no_bit_changes(threads: int) -> None:
+@pytest.mark.parametrize("batch", [9, 2])
+def test_whoever_is_first_no_bit_changes(batch: int, threads: int) -> None:
     """Blocks flow into one another: more threads than cores overtake each other in a new order every time."""
     merges = [None, *[Merging(4), None] * 5, Merging(7)]
-    arguments = {**given((9, 60, 12, 24, 4, 2, 4), len(merges)), "merges": merges}
+    arguments = {**given((batch, 60, 12, 24, 4, 2, 4), len(merges)), "merges": merges}
     with on_threads(1):
         wanted = blocks(**arguments)
     with on_threads(threads):
