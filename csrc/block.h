@@ -6,9 +6,6 @@
 #include "merge.h"
 #include "norm.h"
 #include "product.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -17,14 +14,6 @@ constexpr int64_t kOwnPanels = 1 << 20;   // floats of rows up to which a panel 
 constexpr int64_t kManyImages = 4;        // from so many on, weights are laid out once for all of them
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline int64_t thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 inline int64_t rows_at_once(const BlockForward &b) {
     return larger(kRowFloats / larger(b.width, b.channels), kTileRows);

@@ -207,7 +207,7 @@ inline void forward_states(const ScanInputs &in, const ScanWalks &w, int64_t fir
     });
 }
 
-constexpr int64_t kForwardGroup = 32;   // channels of one task; fixed, so that results never depend on the threads
+constexpr int64_t kForwardGroup = 16;   // channels of one task; fixed, so that results never depend on the threads
 constexpr int64_t kBackwardGroup = 64;  // larger: dB and dC are summed over it before they leave the core
 
 // Chunk-start states, (batch, chunks, state, padded channels).
@@ -284,6 +284,35 @@ struct OwnParameters {
           shared(calls, count, width, memory) {}
 };
 
+// Tasks in runs of one for each thread, the same in every call, for what a thread wrote in one call is in its cache in the
+// next. Who is done with its own takes from the others' runs: two cores are seldom equally fast.
+struct Runs {
+    struct alignas(64) Taken {
+        int64_t tasks;
+    };
+    int64_t tasks, count;
+    Scratch memory;
+    Taken *taken = nullptr;  // of each run; null where memory ran out
+
+    Runs(int64_t tasks, int64_t threads)
+        : tasks(tasks), count(smaller(threads, tasks)), memory(count * int64_t(sizeof(Taken)) + 64) {
+        if (!memory.block) return;
+        taken = memory.array<Taken>(count);
+        memset(taken, 0, count * sizeof *taken);
+    }
+
+    // What one thread does; all together they do work(task) once for every task.
+    template <class Work>
+    void share(Work work) const {
+        for (int64_t turn = 0; turn < count; ++turn) {
+            const int64_t run = (thread_number() + turn) % count;
+            const int64_t begin = run * tasks / count, end = (run + 1) * tasks / count;
+            for (int64_t task; (task = begin + __atomic_fetch_add(&taken[run].tasks, 1, __ATOMIC_RELAXED)) < end;)
+                work(task);
+        }
+    }
+};
+
 inline void forward_task(const ScanForward &call, int64_t batch, int64_t channel_begin, const Parameters &p, V *h) {
     const ScanInputsOf &c = call.in;
     const int64_t vectors = ceil_div(smaller(kForwardGroup, c.channels - channel_begin), kLanes);
@@ -329,11 +358,13 @@ int scan_forward(const ScanForward *calls, int64_t count) {
     const OwnParameters<ScanForward> own_parameters(calls, count, kForwardGroup);
     if (!own_parameters.memory.block) return 1;
     const SharedParameters<ScanForward> &parameters = own_parameters.shared;
-    const int64_t groups = parameters.groups, tasks = c.batch * groups;
+    const int64_t groups = parameters.groups;
+    const Runs runs(c.batch * groups, c.threads);
+    if (!runs.taken) return 1;
     int64_t state = 0;
     for (int64_t i = 0; i < count; ++i) state = calls[i].in.state > state ? calls[i].in.state : state;
     int failed = 0;
-#pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
+#pragma omp parallel num_threads(int(runs.count)) if (runs.count > 1)
     {
         Scratch own(kForwardGroup / kLanes * state * int64_t(sizeof(V)) + 64);
         if (!own.block) {
@@ -342,11 +373,11 @@ int scan_forward(const ScanForward *calls, int64_t count) {
         }
         V *h = own.vectors(0);
         parameters.prepare_for(c.batch);
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < tasks; ++task)
+        runs.share([&](int64_t task) {
             for (int64_t i = 0; own.block && i < count; ++i)
                 forward_task(calls[i], task / groups, task % groups * kForwardGroup,
                              parameters.prepared(c.batch, i, task % groups), h);
+        });
     }
     return failed;
 }

@@ -332,9 +332,11 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
     if (!memory.block || !own_parameters.memory.block) return 1;
     float *next = reinterpret_cast<float *>(memory.next);
     for (int64_t i = 0; i < count; ++i) next += lay_out(calls[i], next, partials[i]);
-    const int64_t groups = partials->groups, tasks = c.batch * groups;
+    const int64_t groups = partials->groups;
+    const Runs runs(c.batch * groups, c.threads);
+    if (!runs.taken) return 1;
     int failed = 0;
-#pragma omp parallel num_threads(int(c.threads < tasks ? c.threads : tasks)) if (c.threads > 1 && tasks > 1)
+#pragma omp parallel num_threads(int(runs.count)) if (runs.count > 1)
     {
         const int64_t vectors = kBackwardGroup / kLanes;
         const int64_t size = vectors * 2 * state + 2 * kChunk * state + 8 * (2 * kChunk + 1);
@@ -347,11 +349,12 @@ int scan_backward(const ScanBackward *calls, int64_t count) {
             failed = 1;
         }
         parameters.prepare_for(c.batch);
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < tasks; ++task)
+        runs.share([&](int64_t task) {
             for (int64_t i = 0; ready && i < count; ++i)
                 backward_task(calls[i], parameters.prepared(c.batch, i, task % groups), partials[i], task / groups,
                               task % groups, m);
+        });
+#pragma omp barrier
         for (int64_t i = 0; i < count; ++i) {
 #pragma omp for schedule(static) nowait
             for (int64_t piece = 0; piece < pieces(calls[i].in); ++piece) add_partials(calls[i], partials[i], piece);

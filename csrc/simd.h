@@ -8,6 +8,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 // RMEETO_SPLAT: a constant vector that is data in the file, for no code may run before the instruction set is known.
 #define RMEETO_4(x) x, x, x, x
@@ -223,5 +226,13 @@ inline int64_t bytes_of(const Given &...given) {
 
 RMEETO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 RMEETO_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int64_t thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
 
 }  // namespace
