@@ -88,6 +88,13 @@ def test_who_watches_sees_the_op(watching: Callable[[], Any], expected: set[str]
         assert torch.equal(watched[name], value), name
 
 
+@pytest.mark.parametrize(("watching", "expected"), WATCHERS)
+def test_so_does_who_watches_inference(watching: Callable[[], Any], expected: set[str]) -> None:
+    with torch.inference_mode(), watching() as names:
+        selective_scan(**make(2, 5, 8, 3), backend="native")
+    assert expected & {FORWARD} <= set(names)
+
+
 def test_a_traced_graph_holds_the_op() -> None:
     values = list(make(1, 4, 8, 2).values())
     graph = make_fx(lambda *given: selective_scan(*given, backend="native"))(*values)
