@@ -89,6 +89,18 @@ struct Flow {
     }
 };
 
+// All threads of `all`: weights laid out at `next`, and behind them the memory that each thread has; what a kernel answers.
+template <class Work>
+int run_all(Work &all, char *next, int64_t weights, int64_t own, int64_t threads) {
+    for (char *&each : all.weights) {
+        each = next;
+        next += weights;
+    }
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    all.run(next + thread_number() * own);
+    return all.problem;
+}
+
 int flow(const BlockForward *calls, int64_t count) {
     const int64_t threads = calls->threads, batch = calls->batch;
     int64_t shared = 0, own = 0;  // bytes
@@ -103,14 +115,7 @@ int flow(const BlockForward *calls, int64_t count) {
     memset(next, 0, state);
     Scratch memory(next);
     Flow all = {calls, count, memory.array<Flow::Counters>(count), memory.array<int64_t>(batch), {}};
-    next += state;
-    for (char *&each : all.weights) {
-        each = next;
-        next += shared;
-    }
-#pragma omp parallel num_threads(int(threads)) if (threads > 1)
-    all.run(next + thread_number() * own);
-    return all.problem;
+    return run_all(all, next + state, shared, own, threads);
 }
 
 // Blocks of few images, one after the other: all threads together, one set of images after the other. Who has nothing to
@@ -190,14 +195,7 @@ int together(const BlockForward *calls, int64_t count) {
     char *next = static_cast<char *>(kept_scratch(kLaidOut * shared + images + threads * own));
     if (!next) return 1;
     Together all = {calls, count, {}, next};
-    next += images;
-    for (char *&each : all.weights) {
-        each = next;
-        next += shared;
-    }
-#pragma omp parallel num_threads(int(threads)) if (threads > 1)
-    all.run(next + thread_number() * own);
-    return all.problem;
+    return run_all(all, next + images, shared, own, threads);
 }
 
 int block_forward(const BlockForward *calls, int64_t count) {
